@@ -1,0 +1,1 @@
+"""Diffusion in parts: schedule, losses, samplers. Networks live in `headjax.nets`."""
