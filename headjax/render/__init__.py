@@ -1,0 +1,1 @@
+"""Renderers: meshes and UV maps on the host, Gaussian fields and volumes in JAX."""
