@@ -158,3 +158,25 @@ def _stacked(faces: list[np.ndarray], counts: list[int]) -> Int[np.ndarray, "f 3
     starts = np.cumsum([0, *counts[:-1]])
     shifted = [item + start for item, start in zip(faces, starts, strict=True)]
     return np.concatenate(shifted).astype(np.int32)
+
+
+def split_seams(mesh: Mesh) -> Mesh:
+    """The mesh with one vertex per used (vertex, uv) pair, so that `uv_faces` equals `faces`.
+
+    Formats with one index per corner, glTF among them, need this. A mesh without texture
+    coordinates comes back as it is.
+    """
+    if mesh.uvs is None or mesh.uv_faces is None:
+        return mesh
+    pairs = mesh.faces.astype(np.int64) * len(mesh.uvs) + mesh.uv_faces
+    unique, index = np.unique(pairs, return_inverse=True)
+    vertex, uv = np.divmod(unique, len(mesh.uvs))
+    faces = index.reshape(mesh.faces.shape).astype(np.int32)
+    colors = None if mesh.vertex_colors is None else mesh.vertex_colors[vertex]
+    return Mesh(
+        vertices=mesh.vertices[vertex],
+        faces=faces,
+        uvs=mesh.uvs[uv],
+        uv_faces=faces,
+        vertex_colors=colors,
+    )

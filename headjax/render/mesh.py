@@ -133,9 +133,7 @@ class _Samples(NamedTuple):
     surface: Int[np.ndarray, "n"]
 
 
-def render_scene(
-    scene: Scene, camera: Camera, *, resolution: int, supersample: int = 2
-) -> View:
+def render_scene(scene: Scene, camera: Camera, *, resolution: int, supersample: int = 2) -> View:
     """One picture of a scene.
 
     Colour and mask are averages over the supersample² samples of a pixel. The other channels
@@ -151,9 +149,7 @@ def render_scene(
     return _render(_soup(scene), scene, camera, resolution, supersample)
 
 
-def render_views(
-    scene: Scene, cameras: Camera, *, resolution: int, supersample: int = 2
-) -> View:
+def render_views(scene: Scene, cameras: Camera, *, resolution: int, supersample: int = 2) -> View:
     """Pictures of a scene from a batch of cameras [n]; every channel gets that leading axis."""
     soup = _soup(scene)
     views = [
@@ -215,9 +211,7 @@ def _corner(surface: Surface) -> Float[np.ndarray, "v 11"]:
     return np.concatenate(columns, axis=1, dtype=np.float32)
 
 
-def _render(
-    soup: _Soup, scene: Scene, camera: Camera, resolution: int, supersample: int
-) -> View:
+def _render(soup: _Soup, scene: Scene, camera: Camera, resolution: int, supersample: int) -> View:
     fine = resolution * supersample
     visible = visible_samples(
         soup.vertices, soup.faces, camera, resolution=fine, one_sided=soup.one_sided

@@ -104,8 +104,8 @@ def visible_samples(
         drawn &= ~(one_sided & back)
     kept = np.flatnonzero(drawn)
     corners = np.stack([x[kept], y[kept], 1 / z[kept]])
-    sample, winner = _nearest(corners, resolution)
-    barycentric, inverse_z = _perspective(corners[:, winner], sample, resolution)
+    sample, winner = nearest_triangles(corners, resolution=resolution)
+    barycentric, inverse_z = perspective(corners[:, winner], sample, resolution=resolution)
     return Visible(
         sample=sample,
         face=kept[winner],
@@ -128,13 +128,15 @@ def project_to_pixels(
     return points * resolution, z
 
 
-def _nearest(
-    corners: Float[np.ndarray, "3 f 3"], resolution: int
+def nearest_triangles(
+    corners: Float[np.ndarray, "3 f 3"], *, resolution: int
 ) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
     """Covered samples, ascending, and the triangle with the largest w at each.
 
     Args:
-        corners: x, y and w of every triangle's corners, in samples.
+        corners: x, y (in samples) and w (positive) of every triangle's corners; the later
+            triangle wins where two have the same w.
+        resolution: the image is resolution × resolution.
     """
     triangle, start, count, w, slope = _spans(corners, resolution)
     span = np.repeat(np.arange(len(count), dtype=np.int32), count)
@@ -167,9 +169,9 @@ def _spans(
     upper = centre < y[triangle, 1]
     edge_top = np.where(upper, 0, 1)
     long = x[triangle, 0] + (centre - y[triangle, 0]) * slopes[0, triangle]
-    short = x[triangle, edge_top] + (centre - y[triangle, edge_top]) * slopes[
-        edge_top + 1, triangle
-    ]
+    short = (
+        x[triangle, edge_top] + (centre - y[triangle, edge_top]) * slopes[edge_top + 1, triangle]
+    )
     left = np.clip(np.ceil(np.minimum(long, short) - 0.5), 0, resolution).astype(np.int64)
     right = np.clip(np.ceil(np.maximum(long, short) - 0.5), 0, resolution).astype(np.int64)
 
@@ -202,10 +204,10 @@ def _gradient(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> Float[np.ndarray, 
     return np.stack([(dw1 * dy2 - dw2 * dy1) / area, (dx1 * dw2 - dx2 * dw1) / area])
 
 
-def _perspective(
-    corners: Float[np.ndarray, "3 n 3"], sample: Int[np.ndarray, "n"], resolution: int
+def perspective(
+    corners: Float[np.ndarray, "3 n 3"], sample: Int[np.ndarray, "n"], *, resolution: int
 ) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n"]]:
-    """Perspective-correct barycentrics and 1/z at sample centres inside their triangles."""
+    """Perspective-correct barycentrics and w at sample centres inside their triangles."""
     x, y, w = corners
     px = (sample % resolution + 0.5)[:, None] - x
     py = (sample // resolution + 0.5)[:, None] - y
