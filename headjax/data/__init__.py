@@ -1,0 +1,18 @@
+"""Data sets and input pipelines: multi-view heads made by code, folders in EG3D's format."""
+
+from headjax.data.config import SPLITS, HeadViewsConfig
+from headjax.data.pipeline import RecordSource, batches, load_split
+from headjax.data.prepare import Prepared, prepare, read_manifest
+from headjax.data.spool import Progress
+
+__all__ = [
+    "SPLITS",
+    "HeadViewsConfig",
+    "Prepared",
+    "Progress",
+    "RecordSource",
+    "batches",
+    "load_split",
+    "prepare",
+    "read_manifest",
+]
