@@ -1,13 +1,16 @@
 """Which array library a function works in: JAX as soon as one argument is a JAX array."""
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 AnyArray = np.ndarray | jax.Array
+Numbers = ArrayLike | Sequence[Any]
 
 
 def namespace(*values: Any) -> ModuleType:

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 from flax import struct
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from headjax.errors import UserError
 from headjax.geometry import rotations
-from headjax.geometry.backend import AnyArray, as_float, namespace
+from headjax.geometry.backend import AnyArray, Numbers, as_float, namespace
 
 RADIUS = 2.7
 FOCAL = 4.2647
@@ -32,17 +31,17 @@ class Camera:
         intrinsics: [*b, 3, 3] [[fx, skew, cx], [0, fy, cy], [0, 0, 1]], in image sizes.
     """
 
-    cam2world: Any
-    intrinsics: Any
+    cam2world: Float[AnyArray, "*b 4 4"]
+    intrinsics: Float[AnyArray, "*b 3 3"]
 
     @property
-    def position(self) -> Any:
-        """[*b, 3], the camera's centre in the world."""
+    def position(self) -> Float[AnyArray, "*b 3"]:
+        """The camera's centre in the world."""
         return self.cam2world[..., :3, 3]
 
     @property
-    def forward(self) -> Any:
-        """[*b, 3], the unit viewing direction in the world."""
+    def forward(self) -> Float[AnyArray, "*b 3"]:
+        """The unit viewing direction in the world."""
         return self.cam2world[..., :3, 2]
 
     def __getitem__(self, index: Any) -> "Camera":
@@ -101,12 +100,12 @@ def check_label(label: Any, *, name: str) -> Float[np.ndarray, "25"]:
 
 
 def orbit(
-    yaw: ArrayLike,
-    pitch: ArrayLike = 0.0,
+    yaw: Numbers,
+    pitch: Numbers = 0.0,
     *,
-    radius: ArrayLike = RADIUS,
-    target: ArrayLike = (0.0, 0.0, 0.0),
-    focal: ArrayLike = FOCAL,
+    radius: Numbers = RADIUS,
+    target: Numbers = (0.0, 0.0, 0.0),
+    focal: Numbers = FOCAL,
 ) -> Camera:
     """Cameras on a sphere about `target` that look at it, upright.
 
@@ -141,7 +140,7 @@ def orbit(
     )
 
 
-def intrinsics_from_focal(focal: ArrayLike) -> Float[AnyArray, "*b 3 3"]:
+def intrinsics_from_focal(focal: Numbers) -> Float[AnyArray, "*b 3 3"]:
     """[[f, 0, ½], [0, f, ½], [0, 0, 1]] for focal lengths [*b] in image sizes."""
     xnp = namespace(focal)
     focal = xnp.asarray(focal, dtype=xnp.float32)[..., None, None]
@@ -190,4 +189,4 @@ def view_angle_between(
     first = camera_from_label(as_float(label_a, xnp)).forward
     second = camera_from_label(as_float(label_b, xnp)).forward
     sine = xnp.linalg.norm(xnp.cross(first, second), axis=-1)
-    return xnp.arctan2(sine, xnp.sum(first * second, axis=-1))
+    return xnp.asarray(xnp.arctan2(sine, xnp.sum(first * second, axis=-1)))

@@ -71,6 +71,6 @@ def box_range(
     second = (half_size - origins) * inverse
     near = xnp.max(xnp.minimum(first, second), axis=-1)
     far = xnp.min(xnp.maximum(first, second), axis=-1)
-    hit = xnp.logical_and(far > near, far > 0)
+    hit = xnp.asarray(xnp.logical_and(far > near, far > 0))
     closest = xnp.maximum(-xnp.sum(origins * directions, axis=-1), 0)
     return xnp.where(hit, xnp.maximum(near, 0), closest), xnp.where(hit, far, closest), hit

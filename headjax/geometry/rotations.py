@@ -6,10 +6,9 @@ Invariants: every matrix returned satisfies R Rᵀ = I and det R = 1; every func
 finite gradients, at the identity; NumPy arguments give NumPy results, JAX arguments JAX results.
 """
 
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
-from headjax.geometry.backend import AnyArray, as_float, namespace
+from headjax.geometry.backend import AnyArray, Numbers, as_float, namespace
 
 _SMALL_ANGLE_SQUARED = 1e-6
 
@@ -96,7 +95,7 @@ def matrix_to_axis_angle(matrix: Float[AnyArray, "*b 3 3"]) -> Float[AnyArray, "
 
 
 def look_at(
-    position: ArrayLike, target: ArrayLike, *, up: ArrayLike = (0.0, 1.0, 0.0)
+    position: Numbers, target: Numbers, *, up: Numbers = (0.0, 1.0, 0.0)
 ) -> Float[AnyArray, "*b 4 4"]:
     """Camera-to-world matrix of a camera at `position` that looks at `target`.
 
@@ -137,7 +136,7 @@ def is_rotation(
     product = matrix @ xnp.swapaxes(matrix, -1, -2)
     error = xnp.abs(product - xnp.eye(3, dtype=matrix.dtype))
     near = xnp.all(error < tolerance, axis=(-1, -2))
-    return xnp.logical_and(near, xnp.linalg.det(matrix) > 0)
+    return xnp.asarray(xnp.logical_and(near, xnp.linalg.det(matrix) > 0))
 
 
 def _normalise(vector: AnyArray) -> AnyArray:

@@ -43,7 +43,7 @@ def write_obj(path: str | os.PathLike, mesh: Mesh, *, texture: Any = None) -> No
     if mesh.uvs is not None and mesh.uv_faces is not None:
         lines += _rows("vt", mesh.uvs, "%.9g")
         corners = np.stack([mesh.faces, mesh.uv_faces], axis=-1).reshape(len(mesh.faces), 6) + 1
-        lines += ["f %d/%d %d/%d %d/%d" % tuple(row) for row in corners.tolist()]
+        lines += [f"f {a}/{p} {b}/{q} {c}/{r}" for a, p, b, q, c, r in corners.tolist()]
     else:
         lines += _rows("f", mesh.faces + 1, "%d")
     atomic.write_text(path, "\n".join(lines) + "\n")
