@@ -1,18 +1,23 @@
 """Data sets and input pipelines: multi-view heads made by code, folders in EG3D's format."""
 
 from headjax.data.config import SPLITS, HeadViewsConfig
+from headjax.data.eg3d_folder import Eg3dDataset
 from headjax.data.pipeline import RecordSource, batches, load_split
 from headjax.data.prepare import Prepared, prepare, read_manifest
+from headjax.data.sheet import data_sheet, sheet_rows
 from headjax.data.spool import Progress
 
 __all__ = [
     "SPLITS",
+    "Eg3dDataset",
     "HeadViewsConfig",
     "Prepared",
     "Progress",
     "RecordSource",
     "batches",
+    "data_sheet",
     "load_split",
     "prepare",
     "read_manifest",
+    "sheet_rows",
 ]

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 from tensorflow_datasets.core.sequential_writer import SequentialWriter
 
 from headjax.data.config import HeadViewsConfig, record_counts
 from headjax.data.rendering import Arrays
 from headjax.data.sources import make_source
 from headjax.data.spool import ProgressCallback, Spool, default_workers
+from headjax.io.images import encode_png
 from headjax.render.parts import PART_NAMES
 
 IMAGE_FIELDS = ("image", "mask", "parts")
@@ -156,8 +156,4 @@ def encode_records(arrays: Arrays) -> Iterator[dict]:
 
 def png_bytes(picture: np.ndarray) -> io.BytesIO:
     """[h, w, 1 or 3] uint8 as an encoded PNG: an array would be encoded by TensorFlow."""
-    buffer = io.BytesIO()
-    squeezed = picture[..., 0] if picture.shape[-1] == 1 else picture
-    Image.fromarray(squeezed).save(buffer, format="png", compress_level=1)
-    buffer.seek(0)
-    return buffer
+    return io.BytesIO(encode_png(picture, compress_level=1))

@@ -176,11 +176,19 @@ def _build(
     shutil.rmtree(folder / "downloads", ignore_errors=True)
     manifest["builder"] = str(Path(builder.data_dir).relative_to(folder))
     _verify(folder, manifest)
-    with open(folder / MANIFEST, "w") as file:
-        json.dump(manifest, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+    for path in folder.rglob("*"):
+        _sync(path)
     return manifest
+
+
+def _sync(path: Path) -> None:
+    """Flushes a file or folder to the disk, so that the renamed folder is whole after a crash."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _verify(folder: Path, manifest: dict) -> None:
