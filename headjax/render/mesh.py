@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Integer, UInt8
 from headjax.errors import UserError
 from headjax.geometry.cameras import Camera
 from headjax.geometry.meshes import vertex_normals
+from headjax.geometry.rays import pixel_rays
 from headjax.render.raster import Fragments, Visible, rasterize, visible_samples
 from headjax.render.shading import Lamp, Light, shade, to_display, to_linear
 
@@ -28,8 +29,6 @@ __all__ = [
     "render_views",
     "sample_texture",
 ]
-
-_SAME_SURFACE = 0.01  # World units: samples of a pixel this close in depth are averaged.
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +127,7 @@ class _Samples(NamedTuple):
 
     color: Float[np.ndarray, "n 3"]
     normals: Float[np.ndarray, "n 3"]
+    points: Float[np.ndarray, "n 3"]
     uv: Float[np.ndarray, "n 2"]
     part: UInt8[np.ndarray, "n"]
     surface: Int[np.ndarray, "n"]
@@ -136,10 +136,9 @@ class _Samples(NamedTuple):
 def render_scene(scene: Scene, camera: Camera, *, resolution: int, supersample: int = 2) -> View:
     """One picture of a scene.
 
-    Colour and mask are averages over the supersample² samples of a pixel. The other channels
-    belong to the label that most of the covered samples bear (the nearer one if two tie): uv and
-    surface from its nearest sample, depth and normals averaged over its samples within 0.01 of
-    that one, which on a smooth surface is the value at the pixel's centre.
+    Colour and mask are averages over the supersample² samples of a pixel. The other channels come
+    from one sample: of those with the label that most bear, the one next to the pixel's centre,
+    the nearest if several are. Its depth is carried along its tangent plane to the centre.
 
     Args:
         camera: one camera, without batch axes.
@@ -217,7 +216,7 @@ def _render(soup: _Soup, scene: Scene, camera: Camera, resolution: int, supersam
         soup.vertices, soup.faces, camera, resolution=fine, one_sided=soup.one_sided
     )
     samples = _shade_samples(soup, scene, camera, visible)
-    return _resolve(visible, samples, resolution, supersample)
+    return _resolve(visible, samples, camera, resolution, supersample)
 
 
 def _shade_samples(soup: _Soup, scene: Scene, camera: Camera, visible: Visible) -> _Samples:
@@ -248,7 +247,7 @@ def _shade_samples(soup: _Soup, scene: Scene, camera: Camera, visible: Visible) 
         specular=corner[:, 7],
         shininess=soup.shininess[visible.face],
     )
-    return _Samples(to_display(color), normals, uv, part, surface)
+    return _Samples(to_display(color), normals, points, uv, part, surface)
 
 
 def _interpolate(
@@ -271,47 +270,80 @@ def _nearest_texel(
     return texture[row, column]
 
 
-def _resolve(visible: Visible, samples: _Samples, resolution: int, supersample: int) -> View:
+def _resolve(
+    visible: Visible, samples: _Samples, camera: Camera, resolution: int, supersample: int
+) -> View:
     """Samples to pixels, as `render_scene` describes."""
     per_pixel = supersample * supersample
     pixel, slot = _slots(visible.sample, resolution, supersample)
     touched, row = np.unique(pixel, return_inverse=True)
     table = np.full((len(touched), per_pixel), -1, dtype=np.int64)  # Sample number or −1.
     table[row, slot] = np.arange(len(pixel))
-    covered = table >= 0
 
-    total = resolution * resolution
-    count = np.bincount(pixel, minlength=total)[:, None]
+    count = np.bincount(pixel, minlength=resolution**2)[:, None]
     color = np.stack(
-        [np.bincount(pixel, samples.color[:, c], minlength=total) for c in range(3)], axis=1
+        [np.bincount(pixel, channel, minlength=resolution**2) for channel in samples.color.T],
+        axis=1,
     )
     color = (color + (per_pixel - count)) / per_pixel
     mask = (count[:, 0] / per_pixel).astype(np.float32)
 
-    depth = np.where(covered, visible.depth[table], np.float32(np.inf))
-    part = np.where(covered, samples.part[table], 255)
-    votes = ((part[:, :, None] == part[:, None, :]) & covered[:, None, :]).sum(axis=2)
-    winning = covered & (votes == np.where(covered, votes, 0).max(axis=1, keepdims=True))
-    best = np.argmin(np.where(winning, depth, np.inf), axis=1)[:, None]
-    nearest = np.take_along_axis(depth, best, axis=1)
-    with np.errstate(invalid="ignore"):
-        near = (part == np.take_along_axis(part, best, axis=1)) & (depth < nearest + _SAME_SURFACE)
-    weight = near / near.sum(axis=1, keepdims=True)
-    normals = np.einsum("ps,psc->pc", weight, samples.normals[table])
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
-
     solid = mask[touched] >= 0.5
-    winner = np.take_along_axis(table, best, axis=1)[solid, 0]
+    winner, nearest, farthest = _vote(table[solid], samples.part, visible.depth, supersample)
+    depth = _depth_at_centre(samples, winner, camera, touched[solid], resolution)
     spread = _Spread(touched[solid], resolution)
     return View(
         color=color.astype(np.float32).reshape(resolution, resolution, 3),
-        depth=spread((weight * np.where(near, depth, 0)).sum(axis=1)[solid].astype(np.float32)),
+        depth=spread(np.clip(depth, nearest, farthest)),
         mask=mask.reshape(resolution, resolution),
-        normals=spread(normals[solid].astype(np.float32)),
+        normals=spread(samples.normals[winner]),
         uv=spread(samples.uv[winner]),
         parts=spread(samples.part[winner]),
         surface=spread(samples.surface[winner].astype(np.int8), fill=-1),
     )
+
+
+def _vote(
+    table: Int[np.ndarray, "p s"],
+    part: UInt8[np.ndarray, "n"],
+    depth: Float[np.ndarray, "n"],
+    supersample: int,
+) -> tuple[Int[np.ndarray, "p"], Float[np.ndarray, "p"], Float[np.ndarray, "p"]]:
+    """The sample that speaks for each pixel, and the range of depths with its label.
+
+    Args:
+        table: per pixel the numbers of its samples, −1 where nothing is seen.
+    """
+    covered = table >= 0
+    labels = np.where(covered, part[table], 255)
+    votes = ((labels[:, :, None] == labels[:, None, :]) & covered[:, None, :]).sum(axis=2)
+    most = np.where(covered, votes, 0).max(axis=1, keepdims=True)
+    depths = np.where(covered, depth[table], np.float32(np.inf))
+    offset = np.arange(supersample) - (supersample - 1) / 2
+    central = np.round(offset[:, None] ** 2 + offset**2, 2).reshape(-1)
+    # Depths are far below 1e6: the distance from the centre decides, depth between equals.
+    order = np.where(covered & (votes == most), depths + 1e6 * central, np.inf)
+    best = np.argmin(order, axis=1)[:, None]
+    same = labels == np.take_along_axis(labels, best, axis=1)
+    nearest = np.where(same, depths, np.inf).min(axis=1, initial=np.inf)
+    farthest = np.where(same, depths, -np.inf).max(axis=1, initial=-np.inf)
+    return np.take_along_axis(table, best, axis=1)[:, 0], nearest, farthest
+
+
+def _depth_at_centre(
+    samples: _Samples,
+    winner: Int[np.ndarray, "p"],
+    camera: Camera,
+    pixel: Int[np.ndarray, "p"],
+    resolution: int,
+) -> Float[np.ndarray, "p"]:
+    """Where the ray through the pixel's centre meets the tangent plane of its sample."""
+    origins, directions = pixel_rays(camera, resolution=resolution)
+    normals, points = samples.normals[winner], samples.points[winner]
+    origins, directions = np.asarray(origins)[pixel], np.asarray(directions)[pixel]
+    slope = np.einsum("pc,pc->p", normals, directions)
+    slope = np.where(np.abs(slope) < 1e-6, -1e-6, slope)
+    return (np.einsum("pc,pc->p", normals, points - origins) / slope).astype(np.float32)
 
 
 class _Spread(NamedTuple):
