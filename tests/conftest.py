@@ -14,9 +14,7 @@ import tests.typechecker  # noqa: F401  (the hook below finds it among the loade
 ROOT = Path(__file__).resolve().parents[1]
 
 # Must come before the first import of either package.
-jaxtyping.install_import_hook(
-    ["headjax", "pallas_kernels"], "tests.typechecker.check"
-)
+jaxtyping.install_import_hook(["headjax", "pallas_kernels"], "tests.typechecker.check")
 
 
 @pytest.fixture(scope="session")

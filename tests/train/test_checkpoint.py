@@ -1,0 +1,162 @@
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from headjax.errors import UserError
+from headjax.train import checkpoint
+
+
+class Counter:
+    """The smallest resumable iterator."""
+
+    def __init__(self):
+        self.at = 0
+
+    def get_state(self):
+        return {"at": self.at, "nested": {"none": None, "text": "x", "empty": []}}
+
+    def set_state(self, state):
+        self.at = state["at"]
+
+
+def state_at(step: int) -> dict:
+    scale = jnp.float32(step + 1)
+    return {
+        "w": jnp.arange(3000, dtype=jnp.float32).reshape(30, 100) * scale,
+        "half": jnp.ones((5, 3), jnp.bfloat16) * scale.astype(jnp.bfloat16),
+        "key": jax.random.key(step),
+        "flags": jnp.array([True, False, step % 2 == 0]),
+        "step": jnp.int32(step),
+    }
+
+
+def abstract(state):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+
+
+def assert_same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def save_steps(folder, steps, keep=2):
+    with checkpoint.Checkpoints(folder, keep=keep) as saves:
+        for step in steps:
+            counter = Counter()
+            counter.at = step
+            saves.save(step, state_at(step), iterator=counter, seed=7)
+
+
+def restore(folder, iterator=None, seed=7):
+    with checkpoint.Checkpoints(folder) as saves:
+        return saves.restore_latest(abstract(state_at(0)), iterator=iterator, seed=seed)
+
+
+def test_a_restored_state_and_iterator_are_those_that_were_saved(tmp_path):
+    save_steps(tmp_path, [3])
+    counter = Counter()
+    restored = restore(tmp_path, counter)
+    assert_same(restored, state_at(3))
+    assert counter.at == 3
+
+
+def test_only_the_latest_few_checkpoints_are_kept(tmp_path):
+    save_steps(tmp_path, [1, 2, 3, 4])
+    with checkpoint.Checkpoints(tmp_path) as saves:
+        assert saves.steps() == [3, 4]
+
+
+def test_no_checkpoint_restores_nothing(tmp_path):
+    assert restore(tmp_path) is None
+
+
+def test_a_donated_state_is_saved_as_it_was(tmp_path):
+    spoil = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
+    with checkpoint.Checkpoints(tmp_path, keep=9) as saves:
+        for step in range(4):
+            state = {"w": jnp.full((1000, 1000), step, jnp.float32), "b": jnp.ones(3) * step}
+            saves.save(step, state)
+            jax.block_until_ready(spoil(state))
+    for step in range(4):
+        with checkpoint.Checkpoints(tmp_path, keep=9) as saves:
+            back = saves._read(step, abstract({"w": jnp.zeros((1000, 1000)), "b": jnp.ones(3)}))[0]
+        np.testing.assert_array_equal(back["w"], np.full((1000, 1000), step, np.float32))
+
+
+def test_leaves_that_are_no_arrays_are_refused_by_name(tmp_path):
+    with checkpoint.Checkpoints(tmp_path) as saves:
+        with pytest.raises(TypeError, match="bad"):
+            saves.save(0, {"bad": np.int32(0)})
+        with pytest.raises(TypeError, match="empty"):
+            saves.save(0, {"empty": jnp.zeros((0, 3))})
+
+
+def test_values_that_are_not_finite_are_never_saved(tmp_path):
+    with checkpoint.Checkpoints(tmp_path) as saves:
+        with pytest.raises(UserError, match="'w'.* is not finite.*last good"):
+            saves.save(5, {"w": jnp.array([1.0, jnp.nan])})
+        assert saves.steps() == []
+
+
+def test_another_seed_is_refused(tmp_path):
+    save_steps(tmp_path, [1])
+    with pytest.raises(UserError, match="seed 7, this run has seed 8"):
+        restore(tmp_path, seed=8)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_and_says_so(tmp_path, caplog):
+    save_steps(tmp_path, [1, 2])
+    metadata = tmp_path / "2" / "_CHECKPOINT_METADATA"
+    metadata.write_bytes(metadata.read_bytes()[:40])
+    with caplog.at_level(logging.WARNING):
+        assert_same(restore(tmp_path, Counter()), state_at(1))
+    assert str(tmp_path / "2") in caplog.text and "step 1" in caplog.text
+    assert not (tmp_path / "2").exists()
+
+
+def test_no_readable_checkpoint_is_a_clear_stop(tmp_path):
+    save_steps(tmp_path, [1, 2])
+    for step in (1, 2):
+        for file in (tmp_path / str(step)).rglob("*"):
+            if file.is_file():
+                file.write_bytes(b"")
+    with pytest.raises(UserError, match="none of the checkpoints .*step 2: .*step 1: "):
+        restore(tmp_path)
+
+
+def test_weights_come_back_with_their_metadata(tmp_path):
+    tree = {"net": {"kernel": jnp.arange(6.0).reshape(2, 3), "half": jnp.ones(2, jnp.bfloat16)}}
+    path = tmp_path / "w.safetensors"
+    checkpoint.save_weights(path, tree, metadata={"config_hash": "abc"})
+    loaded, notes = checkpoint.load_weights(path)
+    assert_same(loaded, tree)
+    assert loaded["net"]["half"].dtype == jnp.bfloat16
+    assert notes == {"config_hash": "abc", "schema_version": checkpoint.SCHEMA_VERSION}
+    first = path.read_bytes()
+    checkpoint.save_weights(path, tree, metadata={"config_hash": "abc"})
+    assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize("damage", ["absent", "empty", "text", "cut", "foreign"])
+def test_bad_weights_files_are_refused_in_a_sentence(tmp_path, damage):
+    import safetensors.numpy
+
+    path = tmp_path / "w.safetensors"
+    if damage == "text":
+        path.write_text("hello, I am no weights file at all")
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "cut":
+        checkpoint.save_weights(path, {"a": jnp.ones(100)}, metadata={})
+        path.write_bytes(path.read_bytes()[:-10])
+    elif damage == "foreign":
+        safetensors.numpy.save_file({"a": np.ones(3, np.float32)}, path)
+    with pytest.raises(UserError, match="w.safetensors"):
+        checkpoint.load_weights(path)
