@@ -3,7 +3,7 @@
 from headjax.data.config import SPLITS, HeadViewsConfig
 from headjax.data.eg3d_folder import Eg3dDataset
 from headjax.data.pipeline import RecordSource, batches, load_split
-from headjax.data.prepare import Prepared, prepare, read_manifest
+from headjax.data.preparation import Prepared, prepare, read_manifest
 from headjax.data.sheet import data_sheet, sheet_rows
 from headjax.data.spool import Progress
 

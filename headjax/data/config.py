@@ -2,13 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from headjax.data import views
 from headjax.errors import UserError
 
+SOURCES = ("procedural", "ict")
 EXPRESSIONS = ("neutral", "per_identity", "per_view")
 SPLITS = ("train", "val_views", "val_identities")
 
@@ -48,7 +48,7 @@ class HeadViewsConfig:
         UserError: a field is outside its range.
     """
 
-    source: Literal["procedural", "ict"] = "procedural"
+    source: str = "procedural"
     train_identities: int = 64
     val_identities: int = 16
     train_views: int = 32
@@ -58,11 +58,11 @@ class HeadViewsConfig:
     max_pitch: float = 30.0
     uv_size: int = 32
     seed: int = 0
-    expression: Literal["neutral", "per_identity", "per_view"] = "neutral"
+    expression: str = "neutral"
     ict_folder: str = ""
 
     def __post_init__(self):
-        _check_choice("source", self.source, choices=("procedural", "ict"))
+        _check_choice("source", self.source, choices=SOURCES)
         _check_choice("expression", self.expression, choices=EXPRESSIONS)
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)

@@ -8,7 +8,7 @@ but for the ending.
 
 import os
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,6 +28,7 @@ _SHOWN = 5
 Record = dict[str, np.ndarray]
 
 
+@runtime_checkable
 class Store(Protocol):
     """Named files: a folder or a zip."""
 

@@ -8,14 +8,14 @@ import functools
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
 from headjax.data.config import HeadViewsConfig, check_split, split_table
-from headjax.data.prepare import read_manifest
+from headjax.data.preparation import read_manifest
 from headjax.errors import UserError
 
 Record = dict[str, np.ndarray]
@@ -26,6 +26,7 @@ _ENDLESS = 2**62
 _PICTURES = ("image", "mask", "parts")
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to records."""
 

@@ -54,31 +54,28 @@ def data_sheet(
         cell: pixels of a picture's side on the sheet.
     """
     cells = [_row_cells(row) for row in rows]
-    heads = [label for label, _ in cells[0]]
-    left, top = _MARGIN + 34, _MARGIN + 62
-    step = cell + _GAP
+    left, top, step = _MARGIN + 34, _MARGIN + 36, cell + _GAP
     legend_top = top + len(cells) * step + 10
-    width = left + len(heads) * step + _MARGIN
+    width = left + max(map(len, cells)) * step + _MARGIN
     lines = _legend_lines(part_names, rows, width - left - _MARGIN)
     height = legend_top + 22 * len(lines) + _MARGIN
     sheet = Image.new("RGB", (width, height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     draw.text((_MARGIN, _MARGIN), title, fill=_INK, font=ImageFont.load_default(17))
-    for column, head in enumerate(heads):
-        place = (left + column * step + cell // 2, top - 8)
-        draw.text(place, head, fill=_FAINT, font=font, anchor="ms")
     for number, (row, records) in enumerate(zip(cells, rows, strict=True)):
         y = top + number * step
         name = f"{int(records[0].get('identity', number))}"
         draw.text((left - 8, y + cell // 2), name, fill=_FAINT, font=font, anchor="rm")
-        for column, (_, picture) in enumerate(row):
+        for column, (caption, picture) in enumerate(row):
             sheet.paste(_scaled(picture, cell), (left + column * step, y))
+            place = (left + column * step + 4, y + 2)
+            draw.text(place, caption, fill=_FAINT, font=ImageFont.load_default(11))
     _draw_legend(draw, lines, left=left, top=legend_top, font=font)
     return np.asarray(sheet)
 
 
 def _row_cells(records: Sequence[Record]) -> list[tuple[str, np.ndarray]]:
-    """A row's pictures with their columns' heads."""
+    """A row's pictures with their captions."""
     cells = [(_view_name(record), record["image"]) for record in records]
     for record in records[:2]:
         if "mask" in record:
@@ -96,7 +93,7 @@ def _view_name(record: Record) -> str:
         return ""
     x, _, z = (float(value) for value in camera_from_label(record["camera"]).position)
     yaw = 5 * round(np.rad2deg(np.arctan2(x, z)) / 5)
-    return {0: "front", 180: "back", -180: "back"}.get(yaw, f"{yaw:+d}°".replace("-", "−"))
+    return {0: "front", 180: "back", -180: "back"}.get(yaw, f"{yaw:+d}°")
 
 
 def _scaled(picture: np.ndarray, cell: int) -> Image.Image:

@@ -3,7 +3,7 @@
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -30,6 +30,7 @@ class HeadState:
     uv_valid: Bool[np.ndarray, "g g"]
 
 
+@runtime_checkable
 class HeadSource(Protocol):
     """A family of heads, indexed by seeds."""
 

@@ -115,7 +115,7 @@ def _draw_in_slice(
     rng: np.random.Generator, *, low: float, high: float, height: float, frontal: bool, limit: float
 ) -> tuple[float, float]:
     """A (yaw, pitch) with low ≤ yaw ≤ high, clear of the exact views; retried until it fits."""
-    for _ in range(10_000):
+    for _ in range(2_000):
         yaw = rng.uniform(low, high)
         jittered = np.clip(2 * height - 1 + rng.uniform(-0.3, 0.3), -1.0, 1.0)
         view = np.array([[yaw, np.arcsin(jittered * np.sin(limit))]])
@@ -124,7 +124,10 @@ def _draw_in_slice(
         if to_exact.min() >= MIN_ANGLE + _MARGIN and (in_front or not frontal):
             return _wrapped(yaw), view[0, 1]
         height = rng.uniform()
-    raise RuntimeError("no held-out view fits between the exact views")
+    raise UserError(
+        f"held-out views do not fit beside the exact ones within ±{np.rad2deg(limit):g}° of pitch; "
+        "ask for fewer"
+    )
 
 
 def _train(
