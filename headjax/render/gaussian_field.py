@@ -185,6 +185,34 @@ def march_rays(
     return composite, samples
 
 
+def head_range(
+    heads: GaussianHeads,
+    origins: Float[Array, "b r 3"],
+    directions: Float[Array, "b r 3"],
+    *,
+    box: float,
+) -> tuple[Float[Array, "b r"], Float[Array, "b r"]]:
+    """Where rays cross the box around a head's Gaussians (three standard deviations), no gradient.
+
+    Args:
+      box: nothing beyond the cube [−box, box]³ is looked at.
+
+    Returns:
+      near, far: a short range behind near where a ray misses the head.
+    """
+    heads = jax.lax.stop_gradient(heads)
+    valid, reach = heads.valid[..., None], 3.0 * jnp.abs(heads.radii)
+    low = jnp.min(jnp.where(valid, heads.centers - reach, jnp.inf), axis=(1, 2))
+    high = jnp.max(jnp.where(valid, heads.centers + reach, -jnp.inf), axis=(1, 2))
+    low, high = jnp.clip(low, -box, box)[:, None], jnp.clip(high, -box, box)[:, None]
+    half = jnp.maximum(0.5 * (high - low), 1e-3)
+    # Scaling space leaves the parameter t of a ray as it is.
+    near, far, _ = box_range(
+        (origins - 0.5 * (low + high)) / half, directions / half, half_size=1.0
+    )
+    return near, jnp.maximum(far, near + 1e-3)
+
+
 def render_rays(
     decoder: dict[str, Array],
     heads: GaussianHeads,
@@ -199,8 +227,7 @@ def render_rays(
 
     Returns colours in [0, 1], distances along the rays and silhouettes.
     """
-    near, far, _ = box_range(origins, directions, half_size=sampling.box)
-    far = jnp.maximum(far, near + 1e-3)
+    near, far = head_range(heads, origins, directions, box=sampling.box)
     depths = volume.stratified(near, far, samples=sampling.samples, jitter=jitter)
 
     def queried(at):
