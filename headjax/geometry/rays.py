@@ -55,7 +55,7 @@ def rays_through(
 
 
 def box_range(
-    origins: Float[AnyArray, "*b 3"], directions: Float[AnyArray, "*b 3"], *, half_size: float
+    origins: Float[AnyArray, "*b 3"], directions: Float[AnyArray, "*b 3"], *, half_size: float | int
 ) -> tuple[Float[AnyArray, "*b"], Float[AnyArray, "*b"], Bool[AnyArray, "*b"]]:
     """Where rays enter and leave the cube [−half_size, half_size]³ (the slab method).
 

@@ -16,7 +16,7 @@ from headjax.io import atomic
 from headjax.io.images import to_uint8
 
 
-def save_mp4(path: str | os.PathLike, frames: Iterable[Any], *, fps: float = 24.0) -> None:
+def save_mp4(path: str | os.PathLike, frames: Iterable[Any], *, fps: float | int = 24.0) -> None:
     """Writes frames as an H.264 video that every player and browser shows, whole or not at all.
 
     Args:
@@ -37,7 +37,7 @@ def save_mp4(path: str | os.PathLike, frames: Iterable[Any], *, fps: float = 24.
 
 
 def _encode(
-    temporary: Path, first: np.ndarray, rest: Iterator[np.ndarray], fps: float, *, shown: Any
+    temporary: Path, first: np.ndarray, rest: Iterator[np.ndarray], fps: float | int, *, shown: Any
 ) -> None:
     height, width = first.shape[:2]
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}"]

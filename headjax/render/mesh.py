@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Integer, UInt8
 from headjax.errors import UserError
 from headjax.geometry.cameras import Camera
 from headjax.geometry.meshes import vertex_normals
-from headjax.geometry.rays import pixel_rays
+from headjax.geometry.rays import pixel_grid, rays_through
 from headjax.render.raster import Fragments, Visible, rasterize, visible_samples
 from headjax.render.shading import Lamp, Light, shade, to_display, to_linear
 
@@ -59,8 +59,8 @@ class Surface:
     uv_faces: Int[np.ndarray, "f 3"] | None = None
     part: int | Integer[np.ndarray, "f"] = 1
     part_texture: UInt8[np.ndarray, "ph pw"] | None = None
-    specular: float | Float[np.ndarray, "v"] = 0.0
-    shininess: float = 12.0
+    specular: float | int | Float[np.ndarray, "v"] = 0.0
+    shininess: float | int = 12.0
     normals: Float[np.ndarray, "v 3"] | None = None
     occlusion: Float[np.ndarray, "v"] | None = None
     closed: bool = False
@@ -338,9 +338,9 @@ def _depth_at_centre(
     resolution: int,
 ) -> Float[np.ndarray, "p"]:
     """Where the ray through the pixel's centre meets the tangent plane of its sample."""
-    origins, directions = pixel_rays(camera, resolution=resolution)
+    origins, directions = rays_through(camera, pixel_grid(resolution)[pixel])
     normals, points = samples.normals[winner], samples.points[winner]
-    origins, directions = np.asarray(origins)[pixel], np.asarray(directions)[pixel]
+    origins, directions = np.asarray(origins), np.asarray(directions)
     slope = np.einsum("pc,pc->p", normals, directions)
     slope = np.where(np.abs(slope) < 1e-6, -1e-6, slope)
     return (np.einsum("pc,pc->p", normals, points - origins) / slope).astype(np.float32)
