@@ -95,7 +95,7 @@ def rotation_matrices(axis_angle: Float[Array, "*b 3"]) -> Float[Array, "*b 3 3"
     return jnp.eye(3, dtype=cross.dtype) + sine * cross + versine * (cross @ cross)
 
 
-def _chain(
+def chain(
     rotations: Float[Array, "*b j 3 3"], joints: Float[Array, "*b j 3"], parents: tuple[int, ...]
 ) -> tuple[Float[Array, "*b j 3 3"], Float[Array, "*b j 3"]]:
     """World rotation of each joint, and the translation that takes a rest point along with it."""
@@ -181,7 +181,7 @@ def _pose(
         *pose.shape[:-2], -1
     )
     posed = shaped + jnp.einsum("vkp,...p->...vk", model.pose_basis, feature)
-    turned, moved = _chain(rotations, joints, model.parents)
+    turned, moved = chain(rotations, joints, model.parents)
     weights = jnp.asarray(model.skinning_weights)
     rotation = jnp.einsum("vj,...jkl->...vkl", weights, turned)
     offset = jnp.einsum("vj,...jk->...vk", weights, moved)
@@ -200,7 +200,7 @@ def posed_joints(
     joints = joint_positions(model, shaped)
     if pose is None:
         return joints
-    turned, moved = _chain(rotation_matrices(jnp.asarray(pose)), joints, model.parents)
+    turned, moved = chain(rotation_matrices(jnp.asarray(pose)), joints, model.parents)
     return jnp.einsum("...jkl,...jl->...jk", turned, joints) + moved
 
 

@@ -1,0 +1,165 @@
+"""Hair as canonical fields: where it grows, how far it stands off, how its strands run.
+
+A hairstyle is a set of fields on the canvas of the template: `reach` is the signed distance inside
+the hairline (world units, negative outside), `offset` the vector from the skin to the hair's outer
+surface, `tone` the low-frequency light and dark of the strands. Hair rides on the skin: a person's
+hair is the person's skin plus the offset, scaled by the person's volume.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from headjax.head.procedural import grid, sculpt
+from headjax.head.procedural.grid import Canvas, bell, smoothstep
+
+_AXIS_Z = -0.0150
+# Height of the natural hairline by longitude (degrees from the front).
+_LINE = np.array(
+    [
+        (0, 0.120), (16, 0.121), (28, 0.117), (38, 0.104), (48, 0.082), (56, 0.060),
+        (63, 0.038), (70, 0.012), (78, -0.014), (87, -0.014), (92, 0.034), (106, 0.040),
+        (120, 0.024), (128, -0.030), (140, -0.074), (160, -0.090), (180, -0.094),
+    ]
+)  # fmt: skip
+_LONG_KINDS = ("bob", "long")
+
+
+@dataclass(frozen=True, eq=False)
+class Hair:
+    """Canonical hair on a canvas.
+
+    Attributes:
+      reach: [*b] signed distance inside the hairline.
+      offset: [*b, 3] skin to outer surface for volume 1; zero where there is no hair.
+      tone: [*b] factor of the hair's colour, about 1.
+    """
+
+    reach: Float[np.ndarray, "*b"]
+    offset: Float[np.ndarray, "*b 3"]
+    tone: Float[np.ndarray, "*b"]
+
+
+def hairline(at: Canvas, *, kind: str, fringe: float, side: float) -> Float[np.ndarray, "*b"]:
+    """Signed distance inside the hairline."""
+    degrees = np.rad2deg(np.abs(at.theta))
+    line = np.interp(degrees, _LINE[:, 0], _LINE[:, 1])
+    if kind == "receding":
+        line = line + 0.055 * smoothstep(62, 30, degrees) + 0.020 * smoothstep(12, 30, degrees) * (
+            smoothstep(62, 40, degrees)
+        )
+    elif kind == "bald":
+        line = line + 0.6 * smoothstep(100, 70, degrees)
+    forelock = smoothstep(52, 30, degrees)
+    tilt = 0.010 * np.sin(at.theta) * side if kind == "side_part" else 0.0
+    drop = 0.0 if kind in ("receding", "bald", "buzz", "bun", "ponytail", "afro") else 0.045
+    line = line - forelock * (fringe * drop + tilt)
+    reach = at.y - line
+    if kind in _LONG_KINDS:
+        low = -0.118 if kind == "bob" else -0.300
+        aside = (degrees - 63.0 - 6.0 * smoothstep(0.05, -0.1, at.y)) * 0.0022
+        curtain = np.minimum(aside, at.y - low)
+        curtain = np.where(at.s > 0.952, np.minimum(curtain, -0.01), curtain)
+        reach = np.maximum(reach, curtain)
+    return np.where(at.s > 0.962, -0.05, reach)
+
+
+def _crown_bell(at: Canvas) -> np.ndarray:
+    """1 on top of the head, 0 at the ears' height."""
+    return smoothstep(0.03, 0.15, at.y)
+
+
+def _lumps(at: Canvas, count: int) -> np.ndarray:
+    """Soft curls: about `count` lumps round the head, -1..1."""
+    phase = count * at.theta
+    level = at.s * 3.1 * count
+    return np.sin(phase + 1.3 * np.sin(level)) * np.cos(level + 0.7 * np.sin(2 * at.theta))
+
+
+def _thickness(at: Canvas, *, kind: str, fringe: float, side: float) -> Float[np.ndarray, "*b"]:
+    """How far the hair stands off the skin, well inside the hairline."""
+    top = _crown_bell(at)
+    front = smoothstep(70, 25, np.rad2deg(np.abs(at.theta)))
+    if kind == "bald":
+        return np.full_like(at.s, 0.0020)
+    if kind == "buzz":
+        return np.full_like(at.s, 0.0045)
+    if kind == "receding":
+        return 0.0070 + 0.0030 * top
+    if kind == "short":
+        return 0.0095 + 0.0110 * top + 0.0040 * front * top
+    if kind == "side_part":
+        part = at.base[..., 0] * side
+        groove = 1 - 0.75 * bell((part - 0.052) / 0.010) * smoothstep(0.08, 0.13, at.y)
+        sweep = 0.0080 * front * top * smoothstep(0.06, -0.05, part)
+        return (0.0110 + 0.0130 * top + sweep) * groove
+    if kind == "curly":
+        return (0.0210 + 0.0070 * top) * (1 + 0.17 * _lumps(at, 9))
+    if kind == "afro":
+        return (0.0420 + 0.0030 * top) * (1 + 0.04 * _lumps(at, 11))
+    if kind in _LONG_KINDS:
+        groove = 1 - (0.55 - 0.45 * fringe) * bell(at.x / 0.008) * smoothstep(0.10, 0.14, at.y)
+        return (0.0150 + 0.0080 * top) * groove
+    return 0.0085 + 0.0050 * top
+
+
+def _edge(kind: str) -> float:
+    """Distance over which the hair rises from the hairline to its full thickness."""
+    wide = {"afro": 0.030, "curly": 0.022, "bob": 0.016, "long": 0.016, "short": 0.026}
+    return wide.get(kind, 0.022)
+
+
+def _rounded(x: np.ndarray) -> np.ndarray:
+    """Quarter circle: steep at 0, flat from 1 on."""
+    return np.sqrt(1 - (1 - np.clip(x, 0, 1)) ** 2)
+
+
+def _curtain(points: np.ndarray, thickness: np.ndarray, at: Canvas, kind: str) -> np.ndarray:
+    """Offset of hair that hangs from the widest part of the head; needs the vertex grid."""
+    shape = (grid.ROWS, grid.COLUMNS)
+    flat = points[1:-1].reshape(*shape, 3)
+    radial = np.hypot(flat[..., 0], flat[..., 2] - _AXIS_Z)
+    grown = radial + thickness[1:-1].reshape(shape)
+    hanging = np.maximum.accumulate(np.where(flat[..., 1] < 0.06, grown, 0.0), axis=0)
+    drop = np.clip(0.02 - flat[..., 1], 0, None)
+    inward = 0.16 if kind == "bob" else 0.05
+    out = np.maximum(hanging - inward * drop * smoothstep(0.0, 0.08, drop), grown)
+    extra = np.where(flat[..., 1] < 0.06, out - radial, 0.0)
+    return np.concatenate([[0.0], extra.reshape(-1), [0.0]])
+
+
+@functools.lru_cache(maxsize=64)
+def hairstyle(kind: str, *, fringe: float, side: float) -> Hair:
+    """Canonical hair of a kind on the vertex grid. Cached by its arguments."""
+    at = grid.vertex_canvas()
+    points = sculpt.sculpted(at, with_ears=False)
+    reach = hairline(at, kind=kind, fringe=fringe, side=side)
+    thick = _thickness(at, kind=kind, fringe=fringe, side=side)
+    rise = _rounded(reach / _edge(kind)) * (reach > 0)
+    normals = grid.main_normals(points)
+    offset = normals * (thick * rise)[:, None]
+    if kind in _LONG_KINDS:
+        flat = np.stack([np.sin(at.theta), 0 * at.s, np.cos(at.theta)], -1)
+        extra = _curtain(points, thick, at, kind) * rise
+        low = smoothstep(0.06, 0.0, at.y)[:, None]
+        offset = offset * (1 - low) + flat * extra[:, None] * low
+    offset = grid.smooth(offset, 2) * (reach > 0)[:, None]
+    return Hair(reach, offset, strands(at, kind=kind, side=side))
+
+
+def strands(at: Canvas, *, kind: str, side: float) -> Float[np.ndarray, "*b"]:
+    """Soft light and dark clumps along the strands, a factor about 1."""
+    if kind in ("curly", "afro"):
+        return 1 + 0.20 * _lumps(at, 9 if kind == "curly" else 11)
+    if kind in ("bald", "buzz", "receding"):
+        return 1 + 0.05 * np.cos(9 * at.theta)
+    x = at.base[..., 0]
+    across = at.theta * 11 + 1.5 * np.sin(at.s * 14)
+    if kind == "side_part":
+        across = 150 * at.z + 40 * x * side
+    clumps = 0.6 * np.sin(across) + 0.4 * np.sin(1.9 * across + 1.0)
+    return 1 + 0.13 * clumps
