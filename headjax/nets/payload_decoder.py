@@ -10,11 +10,11 @@ Gaussian (i, j) in rows i*p..i*p+p and columns j*p..j*p+p.
   the code as the style of every layer (Gaussian3Diff, supplement 1.1 and Table 1).
 """
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Float
 
 from headjax.nets.stylegan2 import FullyConnected, SynthesisLayer, SynthesisNetwork, modulated_conv
@@ -22,7 +22,7 @@ from headjax.nets.stylegan2 import FullyConnected, SynthesisLayer, SynthesisNetw
 PAYLOAD_CHANNELS = 24
 
 
-@struct.dataclass
+@dataclass(frozen=True)
 class PayloadDecoderConfig:
     """Size and kind of a payload decoder.
 
@@ -39,22 +39,20 @@ class PayloadDecoderConfig:
         dtype: compute dtype; parameters and the atlas are float32.
     """
 
-    kind: Literal["grid", "stylegan2"] = struct.field(pytree_node=False, default="grid")
-    grid: int = struct.field(pytree_node=False, default=16)
-    patch: int = struct.field(pytree_node=False, default=4)
-    code_dim: int = struct.field(pytree_node=False, default=512)
-    channels: int = struct.field(pytree_node=False, default=PAYLOAD_CHANNELS)
-    width: int = struct.field(pytree_node=False, default=192)
-    blocks: int = struct.field(pytree_node=False, default=4)
-    head_scale: float = struct.field(pytree_node=False, default=0.1)
-    channel_base: int = struct.field(pytree_node=False, default=8192)
-    channel_max: int = struct.field(pytree_node=False, default=512)
-    dtype: Any = struct.field(pytree_node=False, default=jnp.float32)
+    kind: Literal["grid", "stylegan2"] = "grid"
+    grid: int = 16
+    patch: int = 4
+    code_dim: int = 512
+    channels: int = PAYLOAD_CHANNELS
+    width: int = 192
+    blocks: int = 4
+    head_scale: float = 0.1
+    channel_base: int = 8192
+    channel_max: int = 512
+    dtype: Any = jnp.float32
 
 
-def patches_to_atlas(
-    patches: Float[Array, "*b g g k"], *, patch: int
-) -> Float[Array, "*b h w c"]:
+def patches_to_atlas(patches: Float[Array, "*b g g k"], *, patch: int) -> Float[Array, "*b h w c"]:
     """[.., G, G, p*p*c] (row, column, channel order inside a patch) -> [.., G*p, G*p, c]."""
     *batch, rows, columns, size = patches.shape
     channels = size // patch**2

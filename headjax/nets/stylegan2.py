@@ -74,9 +74,7 @@ def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 def _interleave_taps(y: jax.Array, *, axis: int, tap_axis: int) -> jax.Array:
     """Adds three taps of stride 2 along `axis`: out[2q+k] += y_k[q], size n -> 2n + 1."""
-    first, middle, last = (
-        jax.lax.index_in_dim(y, k, tap_axis, keepdims=False) for k in range(3)
-    )
+    first, middle, last = (jax.lax.index_in_dim(y, k, tap_axis, keepdims=False) for k in range(3))
     even = _pad_axis(first, axis, 0, 1) + _pad_axis(last, axis, 1, 0)
     odd = _pad_axis(middle, axis, 0, 1)
     size = even.shape[axis]
