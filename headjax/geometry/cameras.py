@@ -12,7 +12,6 @@ import numpy as np
 from flax import struct
 from jaxtyping import Float
 
-from headjax.errors import UserError
 from headjax.geometry import rotations
 from headjax.geometry.backend import AnyArray, Numbers, as_float, namespace
 
@@ -63,40 +62,6 @@ def label_from_camera(camera: Camera) -> Float[AnyArray, "*b 25"]:
     batch = camera.cam2world.shape[:-2]
     parts = [camera.cam2world.reshape(*batch, 16), camera.intrinsics.reshape(*batch, 9)]
     return namespace(*parts).concatenate(parts, axis=-1)
-
-
-def check_label(label: Any, *, name: str) -> Float[np.ndarray, "25"]:
-    """`label` as float32 [25], or a `UserError` that says what is wrong with it.
-
-    Numeric strings are accepted, as some published data sets carry them.
-
-    Args:
-        label: a sequence of 25 numbers.
-        name: what the message calls the label, for example the image's path.
-    """
-    try:
-        values = np.asarray(label, dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError):
-        raise UserError(f"{name}: the camera label is not a list of {LABEL_SIZE} numbers") from None
-    if values.size != LABEL_SIZE:
-        raise UserError(
-            f"{name}: the camera label has {values.size} numbers; {LABEL_SIZE} are needed, "
-            "a 4×4 camera-to-world matrix and 3×3 intrinsics"
-        )
-    if not np.all(np.isfinite(values)):
-        raise UserError(f"{name}: the camera label has NaN or infinite numbers; give finite ones")
-    camera = camera_from_label(values)
-    if not rotations.is_rotation(camera.cam2world[:3, :3], tolerance=1e-2):
-        raise UserError(
-            f"{name}: the upper 3×3 of the camera-to-world matrix is no rotation; "
-            "it must be orthonormal with determinant 1"
-        )
-    if min(camera.intrinsics[0, 0], camera.intrinsics[1, 1]) <= 0:
-        raise UserError(
-            f"{name}: the focal lengths are {camera.intrinsics[0, 0]:g} and "
-            f"{camera.intrinsics[1, 1]:g}; both must be positive, in image sizes"
-        )
-    return values.astype(np.float32)
 
 
 def orbit(

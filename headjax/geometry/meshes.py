@@ -7,7 +7,7 @@ Alphabet: `vertices` [v, 3], `faces` [f, 3] indices, counter-clockwise seen from
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from headjax.geometry.backend import AnyArray, namespace
 
@@ -127,13 +127,6 @@ def weld(
     a, b, c = welded.T
     kept = (a != b) & (b != c) & (c != a)
     return vertices[first], welded[kept].astype(faces.dtype), index
-
-
-def used_vertices(faces: Int[np.ndarray, "f 3"], *, count: int) -> Bool[np.ndarray, "v"]:
-    """Which of `count` vertices belong to a face."""
-    used = np.zeros(count, dtype=bool)
-    used[faces.reshape(-1)] = True
-    return used
 
 
 def concatenate(meshes: list[Mesh]) -> Mesh:

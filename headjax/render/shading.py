@@ -39,10 +39,10 @@ class Light:
         highlight: scale of all highlights.
     """
 
-    sky: Triple = (0.50, 0.52, 0.55)
-    ground: Triple = (0.26, 0.23, 0.21)
+    sky: Triple = (0.41, 0.43, 0.46)
+    ground: Triple = (0.23, 0.20, 0.18)
     lamps: tuple[Lamp, ...] = (
-        Lamp(direction=(-0.55, 0.65, 0.95), color=(0.50, 0.47, 0.43), wrap=0.3),
+        Lamp(direction=(-0.55, 0.65, 0.95), color=(0.64, 0.60, 0.55), wrap=0.25),
         Lamp(direction=(0.95, 0.15, 0.55), color=(0.15, 0.17, 0.20), wrap=0.5),
         Lamp(direction=(0.35, 0.55, -0.90), color=(0.30, 0.30, 0.31), wrap=0.4),
     )

@@ -3,9 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from headjax.errors import UserError
 from headjax.geometry import cameras, rays
 from headjax.geometry.cameras import Camera
 
@@ -159,28 +157,3 @@ def test_box_range_has_finite_gradients_for_axis_parallel_rays():
         lambda o, d: sum(x.sum() for x in rays.box_range(o, d, half_size=0.5)[:2]), (0, 1)
     )(origins, directions)
     assert all(bool(jnp.all(jnp.isfinite(item))) for item in gradient)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda label: label[:24], "24 numbers"),
-        (lambda label: [*label[:24], "abc"], "not a list"),
-        (lambda label: [*label[:3], float("nan"), *label[4:]], "NaN"),
-        (lambda label: [2.0, *label[1:]], "no rotation"),
-        (lambda label: [-label[0], *label[1:]], "no rotation"),
-        (lambda label: [*label[:16], 0.0, *label[17:]], "focal"),
-        (lambda label: None, "not a list|numbers"),
-    ],
-)
-def test_bad_labels_are_refused_by_name(change, message):
-    label = cameras.label_from_camera(cameras.orbit(0.2, 0.1)).tolist()
-    with pytest.raises(UserError, match=message) as caught:
-        cameras.check_label(change(label), name="img7.png")
-    assert "img7.png" in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_labels_of_numeric_strings_are_read():
-    label = cameras.label_from_camera(cameras.orbit(0.2, 0.1))
-    checked = cameras.check_label([repr(float(value)) for value in label], name="a")
-    np.testing.assert_array_equal(checked, label)

@@ -89,8 +89,3 @@ def test_concatenation_keeps_every_triangle():
     )
     np.testing.assert_array_equal(both.uvs[both.uv_faces[:count]], sphere(5).uvs[sphere(5).faces])
     assert meshes.concatenate([sphere(5), cube()]).uvs is None
-
-
-def test_used_vertices_are_those_of_faces():
-    used = meshes.used_vertices(np.array([[0, 1, 3]]), count=5)
-    np.testing.assert_array_equal(used, [True, True, False, True, False])
