@@ -30,6 +30,13 @@ IMAGE_FIELDS = ("image", "mask", "parts")
 _SHARD_BYTES = 256 * 2**20
 
 
+class _LocalInfo(tfds.core.DatasetInfo):
+    """A description that does not look for itself in TFDS's bucket."""
+
+    def initialize_from_bucket(self) -> None:
+        """Nothing of ours is there; TFDS would leave an empty temporary folder behind."""
+
+
 class HeadViewsBuilder(tfds.core.GeneratorBasedBuilder):
     """Identities × views with splits `train`, `val_views` and `val_identities`."""
 
@@ -56,7 +63,7 @@ class HeadViewsBuilder(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return _LocalInfo(
             builder=self,
             description="Views of heads with depth, mask, part labels, cameras and codes.",
             features=head_features(self._views),

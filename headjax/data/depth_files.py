@@ -55,7 +55,7 @@ def _from_npy(data: bytes, name: str) -> Float[np.ndarray, "h w"]:
             (2, 0): npy_format.read_array_header_2_0,
         }[version]
         shape, fortran, dtype = read(file)
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # NumPy's header is Python source, and raises like a tokenizer.
         raise UserError(f"{name}: not a readable .npy file ({error})") from error
     if (
         dtype.kind != "f"

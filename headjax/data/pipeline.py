@@ -117,7 +117,7 @@ def batches(
     shuffle: bool = True,
     by_identity: bool = False,
     fields: Sequence[str] | None = None,
-    transform: Callable[[Record], Record] | None = None,
+    transform: Callable[[Record], Any] | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ):
@@ -139,7 +139,8 @@ def batches(
         process_index, process_count: which rows are ours.
 
     Raises:
-        UserError: the batch is larger than an epoch, or does not divide among the processes.
+        UserError: the batch is larger than an epoch or does not divide among the processes, or
+            the records lack a field.
     """
     import grain
 
@@ -150,10 +151,12 @@ def batches(
         )
     order = _identity_order if by_identity else _record_order
     plan = order(source, batch_size=batch_size, seed=seed, shuffle=shuffle)
+    if fields is not None:
+        _check_fields(source[0], fields)
     rows = batch_size // process_count
     mine = slice(process_index * rows, (process_index + 1) * rows)
 
-    def load(step: int) -> Record:
+    def load(step: int) -> Any:
         batch = _stack([source[int(index)] for index in plan(step)[mine]], fields)
         return transform(batch) if transform else batch
 
@@ -218,9 +221,12 @@ def _rng(*seeds: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seeds))
 
 
+def _check_fields(record: Record, fields: Sequence[str]) -> None:
+    for name in fields:
+        if name not in record:
+            raise UserError(f"records have no field {name!r}; they have {', '.join(record)}")
+
+
 def _stack(records: list[Record], fields: Sequence[str] | None) -> Record:
     names = records[0].keys() if fields is None else fields
-    missing = [name for name in names if name not in records[0]]
-    if missing:
-        raise UserError(f"records have no field {missing[0]!r}; they have {', '.join(records[0])}")
     return {name: np.stack([record[name] for record in records]) for name in names}
