@@ -82,7 +82,6 @@ class Checkpoints:
                 step,
                 {_STATE: state},
                 force=True,
-                overwrite=True,
                 custom_metadata=notes | {"digest": _digest(notes)},
             )
 

@@ -1,0 +1,218 @@
+"""The command line: runs the stages of a system as a config says.
+
+    python -m headjax.main --config=configs/g3diff.py:smoke --workdir=runs/mine
+
+`--help` lists the flags, the configs and their presets.
+"""
+
+import errno
+import importlib
+import logging
+import pkgutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from absl import flags
+
+import headjax
+from headjax.errors import UserError
+from headjax.train import config as configs
+from headjax.train import stages
+from headjax.train.logging import Logger, duration
+from headjax.train.signals import Interrupted, stopping_at_once
+
+_HELP_FLAGS = {"-h", "-help", "--help", "--helpshort", "--helpfull"}
+_HELP = """\
+headjax {version}: trains and runs a system of 3D heads as a config says.
+
+usage: python -m headjax.main --config=NAME[:PRESET] [flags] [--config.FIELD=VALUE ...]
+
+  --config=NAME[:PRESET]    a shipped config (g3diff:smoke) or a file (configs/g3diff.py:smoke)
+  --workdir=FOLDER          where everything goes; runs/NAME-PRESET by default
+  --data_dir=FOLDER         where prepared data is kept; WORKDIR/data by default
+  --dry_run                 print stages, parameter counts and memory, train nothing
+  --config.FIELD=VALUE      override any field: --config.diffusion.steps=500
+  --help                    this text; with --config, also every field and its value
+
+The same command goes on after a cut-off, and does nothing once all is done.
+
+examples:
+  python -m headjax.main --config=g3diff:smoke
+  python -m headjax.main --config=configs/g3diff.py --workdir=runs/mine --config.seed=1
+  python -m headjax.main --config=g3diff --dry_run
+
+systems: {systems}
+configs and their presets:
+{configs}"""
+
+
+class _Arguments(NamedTuple):
+    config: str | None
+    workdir: str | None
+    data_dir: str | None
+    dry_run: bool
+    overrides: list[str]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code (2 after a user's mistake)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Orbax and others report through absl what headjax says in its own words, or need not say.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    try:
+        with stopping_at_once():
+            _main(arguments)
+    except UserError as error:
+        print(f"headjax: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"headjax: no room on the disk ({error}); free some space and run the same command "
+              "again", file=sys.stderr)  # fmt: skip
+        return 2
+    except Interrupted as stop:
+        print(f"headjax: {stop.message}; the same command goes on from there", file=sys.stderr)
+    return 0
+
+
+def _main(arguments: list[str]) -> None:
+    wants_help = not _HELP_FLAGS.isdisjoint(arguments)
+    parsed = _parse([a for a in arguments if a not in _HELP_FLAGS])
+    if wants_help:
+        print(_help(parsed))
+        return
+    if not parsed.config:
+        raise UserError(
+            "--config is missing; for example --config=g3diff:smoke (--help lists all flags)"
+        )
+    config = configs.load(parsed.config, overrides=parsed.overrides)
+    system = _system(config.values.system)
+    if parsed.dry_run:
+        print(_dry_run(config, system))
+    else:
+        _run(config, system, parsed)
+
+
+def _parse(arguments: list[str]) -> _Arguments:
+    parser = flags.FlagValues()
+    parser.set_gnu_getopt(True)
+    for name in ("config", "workdir", "data_dir"):
+        flags.DEFINE_string(name, None, "", flag_values=parser)
+    flags.DEFINE_bool("dry_run", False, "", flag_values=parser)
+    try:
+        rest = parser(["headjax", *arguments], known_only=True)[1:]
+    except flags.Error as error:
+        raise UserError(f"{str(error).removeprefix('flag ')} (--help lists all flags)") from error
+    for argument in rest:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("-") and name.partition(".")[0] not in ("config", "noconfig"):
+            guess = configs.did_you_mean("--" + name, [f"--{flag}" for flag in parser])
+            raise UserError(f"unknown flag {argument!r}{guess}; --help lists all flags")
+    values = (parser[name].value for name in ("config", "workdir", "data_dir", "dry_run"))
+    return _Arguments(*values, rest)
+
+
+def _run(config: configs.Config, system: ModuleType, parsed: _Arguments) -> None:
+    workdir = Path(parsed.workdir or f"runs/{config.name}-{config.preset}")
+    data_dir = Path(parsed.data_dir or workdir / "data")
+    with stages.locked(workdir), Logger(workdir) as logger:
+        configs.keep(workdir, config)
+        context = stages.Context(
+            config=config.values,
+            workdir=workdir,
+            data_dir=data_dir,
+            logger=logger,
+            seed=int(config.values.get("seed", 0)),
+        )
+        every = system.stages(config.values)
+        left = [stage for stage in every if not stages.is_done(stage, context)]
+        title = f"headjax {headjax.__version__}: {config.name}:{config.preset} in {workdir}"
+        if not left:
+            logger.say(f"{title}: all {len(every)} stages are done, nothing to do")
+            return
+        logger.say(f"{title}: {_plan(every, left)}")
+        stages.run_stages(every, context)
+        logger.say(f"headjax: done, the results are in {workdir}")
+
+
+def _plan(every: Sequence[stages.Stage], left: Sequence[stages.Stage]) -> str:
+    """What will run, on which devices, how long about."""
+    names = " → ".join(stage.name for stage in left)
+    done = f" ({len(every) - len(left)} done already)" if len(left) < len(every) else ""
+    minutes = sum(stage.minutes for stage in left)
+    time = f", about {duration(minutes * 60)} on two CPU cores" if minutes else ""
+    return f"{names}{done}, on {_devices()}{time}"
+
+
+def _devices() -> str:
+    import jax
+
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    return f"{len(devices)} {kind} device{'s' if len(devices) > 1 else ''}"
+
+
+def _system(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"headjax.systems.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"headjax.systems.{name}":
+            raise
+        guess = configs.did_you_mean(name, _systems())
+        raise UserError(
+            f"there is no system {name!r}{guess}; there are: {', '.join(_systems())}"
+        ) from error
+
+
+def _systems() -> list[str]:
+    import headjax.systems
+
+    return [module.name for module in pkgutil.iter_modules(headjax.systems.__path__)]
+
+
+def _help(parsed: _Arguments) -> str:
+    lines = []
+    for name in configs.shipped():
+        lines.append(f"  {name}")
+        lines += [f"    :{preset:<12} {line}" for preset, line in configs.presets(name).items()]
+    text = _HELP.format(
+        version=headjax.__version__, systems=", ".join(_systems()), configs="\n".join(lines)
+    )
+    if parsed.config:
+        values = configs.load(parsed.config, overrides=parsed.overrides).values
+        fields = [f"  {name} = {value!r}" for name, value in configs.flatten(values).items()]
+        text += "\n".join([f"\n\nfields of {parsed.config}:", *fields])
+    return text
+
+
+def _dry_run(config: configs.Config, system: ModuleType) -> str:
+    """Stages, parameter counts and memory as a table."""
+    every = system.stages(config.values)
+    rows = [("stage", "part", "parameters", "memory")]
+    rows += [
+        (row.stage, row.what, _count(row.parameters), _bytes(row.memory))
+        for row in system.describe(config.values)
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    table = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    lines = [f"{config.name}:{config.preset} (nothing is trained or written)", ""]
+    for stage in every:
+        time = f" (about {duration(stage.minutes * 60)})" if stage.minutes else ""
+        lines.append(f"  {stage.name}: {stage.summary}{time}")
+    return "\n".join([*lines, "", *(line.rstrip() for line in table), "", f"on {_devices()}"])
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def _bytes(number: int | None) -> str:
+    return "" if number is None else f"{number / 2**20:,.1f} MiB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""The one training loop: the only place that knows of devices, checkpoints, logging and signals.
+
+A task is three pure functions. The loop draws the key of step i as `fold_in(stream, i)` and saves
+the state together with the data's position *before* the batch of that step is taken, so a run that
+is killed at any moment and started again makes exactly the updates that it would have made.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from headjax.errors import UserError
+from headjax.train import sharding
+from headjax.train.checkpoint import Checkpoints
+from headjax.train.logging import Logger, Progress
+from headjax.train.signals import Interrupted, StopRequest, stopping_between_steps
+from headjax.train.state import TrainState, stream_key
+
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a stage trains.
+
+    Attributes:
+        name: the stage's name; it also names the task's random streams.
+        init: key -> the state before the first update.
+        step: (state, batch, key) -> (state, metrics); pure and traceable. Metrics are scalars by
+            name and include `loss`, the total. The loop counts `state.step`.
+        batches: () -> an iterator of trees of NumPy arrays with a leading batch axis, with grain's
+            `get_state` and `set_state`.
+    """
+
+    name: str
+    init: Callable[[jax.Array], TrainState]
+    step: Callable[[TrainState, Any, jax.Array], tuple[TrainState, Metrics]]
+    batches: Callable[[], Iterator]
+
+
+def fit(
+    task: Task,
+    *,
+    folder: Path,
+    seed: int,
+    steps: int,
+    logger: Logger,
+    checkpoint_every: int = 500,
+    log_every: int = 50,
+    keep: int = 2,
+    mesh: Mesh | None = None,
+) -> TrainState:
+    """Trains until `steps` updates are made, going on from the newest checkpoint in `folder`.
+
+    Args:
+        task: what to train.
+        folder: where the checkpoints are, this task's alone.
+        seed: the run's seed.
+        steps: updates in all, those before a restart included.
+        logger: where metrics and progress go.
+        checkpoint_every: steps between two checkpoints.
+        log_every: steps between two lines of metrics; the loss is checked at each.
+        keep: how many checkpoints stay.
+        mesh: the devices, all of them by default.
+
+    Returns:
+        The state after the last update; it is the newest checkpoint, too.
+
+    Raises:
+        UserError: the loss or the state is no longer finite, or no checkpoint can be read.
+        Interrupted: SIGTERM or SIGINT came; the state is saved.
+    """
+    mesh = sharding.data_mesh() if mesh is None else mesh
+    run = _Run(task, logger, log_every)
+    with Checkpoints(folder, keep=keep) as saves, stopping_between_steps() as stop:
+        iterator = iter(task.batches())
+        state = _start(task, saves=saves, iterator=iterator, seed=seed, mesh=mesh)
+        first = step = int(state.step)
+        update = _jit_update(task, mesh)
+        key = jax.device_put(stream_key(seed, f"{task.name}/step"), sharding.replicated(mesh))
+        logger.event(task.name, "resumed" if first else "started", step=first)
+        with logger.progress(task.name, total=steps, start=first) as progress:
+            while step < steps:
+                if step > first and (stop or step % checkpoint_every == 0):
+                    saves.save(step, state, iterator=iterator, seed=seed)
+                if stop:
+                    _interrupt(task, saves=saves, stop=stop, step=step)
+                batch = sharding.put_batch(next(iterator), mesh)
+                with jax.transfer_guard("disallow"):
+                    state, metrics = update(state, batch, key)
+                step += 1
+                run.report(step, metrics, progress=progress, last=step == steps)
+        if step > first:
+            saves.save(step, state, iterator=iterator, seed=seed)
+    return state
+
+
+def _start(
+    task: Task, *, saves: Checkpoints, iterator: Iterator, seed: int, mesh: Mesh
+) -> TrainState:
+    """The newest checkpoint's state, the iterator set to it; the initial state where none is."""
+
+    def init(key):
+        # Explicit dtypes: a weakly typed leaf would have the update compiled twice.
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=leaf.dtype), task.init(key))
+
+    everywhere = sharding.replicated(mesh)
+    key = stream_key(seed, f"{task.name}/init")
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
+        jax.eval_shape(init, key),
+    )
+    restored = saves.restore_latest(abstract, iterator=iterator, seed=seed)
+    return jax.jit(init, out_shardings=everywhere)(key) if restored is None else restored
+
+
+def _jit_update(task: Task, mesh: Mesh) -> Callable:
+    """The task's step, compiled once: it donates the state, counts the step and folds the key."""
+    everywhere = sharding.replicated(mesh)
+
+    def update(state, batch, key):
+        new, metrics = task.step(state, batch, jax.random.fold_in(key, state.step))
+        return new.replace(step=state.step + 1), metrics
+
+    return jax.jit(update, donate_argnums=0, out_shardings=(everywhere, everywhere))
+
+
+def _interrupt(task: Task, *, saves: Checkpoints, stop: StopRequest, step: int) -> None:
+    saves.wait()
+    raise Interrupted(f"{stop.signal_name}: {task.name} is saved at step {step}")
+
+
+@dataclasses.dataclass
+class _Run:
+    """Reports the metrics of a run and keeps the host at most one step ahead of the devices."""
+
+    task: Task
+    logger: Logger
+    log_every: int
+    pending: Metrics | None = None
+    counted: int = 0
+    since: float = dataclasses.field(default_factory=time.monotonic)
+
+    def report(self, step: int, metrics: Metrics, *, progress: Progress, last: bool) -> None:
+        """Waits for the step before this one; on every `log_every`th, writes this one's metrics."""
+        jax.block_until_ready(self.pending)
+        self.pending = metrics
+        self.counted += 1
+        note = ""
+        if last or step % self.log_every == 0:
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            _check_loss(self.task, values, step=step)
+            now = time.monotonic()
+            rate = self.counted / max(now - self.since, 1e-9)
+            self.counted, self.since = 0, now
+            self.logger.metrics(self.task.name, step, values=values, rate=rate)
+            note = f"loss {values['loss']:.4g}"
+        progress.advance(note=note)
+
+
+def _check_loss(task: Task, values: Mapping[str, float], *, step: int) -> None:
+    bad = [name for name, value in values.items() if not np.isfinite(value)]
+    if "loss" in bad:
+        raise UserError(
+            f"{task.name}: at step {step} these are not finite: {', '.join(bad)}; a lower learning "
+            f"rate often helps, and the last good checkpoint is kept"
+        )

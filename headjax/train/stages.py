@@ -1,0 +1,193 @@
+"""Stages: the named, resumable units that a system is made of, run in order and each once."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headjax.errors import UserError
+from headjax.io import atomic
+from headjax.train.logging import Logger
+
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What every stage is given.
+
+    Attributes:
+        config: the whole configuration, frozen (`ml_collections.FrozenConfigDict`).
+        workdir: where artefacts are read and written.
+        data_dir: where prepared data is.
+        logger: where metrics, progress and lines go.
+        seed: the run's seed.
+    """
+
+    config: Any
+    workdir: Path
+    data_dir: Path
+    logger: Logger
+    seed: int
+
+    @property
+    def config_hash(self) -> str:
+        """The configuration's fingerprint, for the metadata of artefacts."""
+        return config_hash(self.config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One unit of a system.
+
+    Attributes:
+        name: unique in its system; also names its marker file and checkpoints.
+        run: reads artefacts from the work directory and writes its own; called again after a
+            cut-off, it must go on or start over.
+        summary: what it does, in a few words.
+        minutes: how long about, on two CPU cores.
+    """
+
+    name: str
+    run: Callable[[Context], None]
+    summary: str = ""
+    minutes: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of a dry run: a part of a stage, with what it costs.
+
+    Attributes:
+        stage: the stage's name.
+        what: the part (a network, a data set, a table of codes).
+        parameters: trained numbers, or None where that makes no sense.
+        memory: bytes that it takes while the stage runs (state, gradients, batch), or None.
+    """
+
+    stage: str
+    what: str
+    parameters: int | None = None
+    memory: int | None = None
+
+
+def config_hash(config: Any) -> str:
+    """Fingerprint of a configuration: SHA-256 of its values as sorted JSON, 16 digits."""
+    values = json.dumps(plain(config), sort_keys=True)
+    return hashlib.sha256(values.encode()).hexdigest()[:16]
+
+
+def plain(config: Any) -> Any:
+    """A configuration as JSON knows it: dicts, lists, numbers, strings, booleans and None."""
+    if hasattr(config, "to_dict"):
+        config = config.to_dict()
+    if isinstance(config, Mapping):
+        return {str(name): plain(value) for name, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [plain(value) for value in config]
+    if config is None or isinstance(config, bool | int | float | str):
+        return config
+    raise TypeError(f"a config holds plain values, got {type(config).__name__}: {config!r}")
+
+
+def run_stages(stages: Sequence[Stage], context: Context) -> list[str]:
+    """Runs the stages in order, leaving out those that are done; returns the names it ran.
+
+    A stage's marker `stages/<name>.json` is written last of all, so a stage that was cut off is
+    run again and goes on from what it finds.
+
+    Raises:
+        UserError: a marker that cannot be read or belongs to another configuration.
+    """
+    ran = []
+    for stage in stages:
+        if is_done(stage, context):
+            continue
+        context.logger.event(stage.name, "stage started")
+        stage.run(context)
+        marker = {
+            "schema_version": SCHEMA_VERSION,
+            "stage": stage.name,
+            "config_hash": context.config_hash,
+        }
+        atomic.write_bytes(_marker(stage, context.workdir), _json_bytes(marker))
+        context.logger.event(stage.name, "stage finished")
+        ran.append(stage.name)
+    return ran
+
+
+def is_done(stage: Stage, context: Context) -> bool:
+    """Whether the stage's result is there for this very configuration."""
+    path = _marker(stage, context.workdir)
+    if not path.exists():
+        return False
+    marker = read_json(path)
+    if marker.get("config_hash") != context.config_hash:
+        raise UserError(
+            f"{path} was written for another config; use another --workdir, or delete "
+            f"{context.workdir} to start over"
+        )
+    return True
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object that headjax wrote.
+
+    Raises:
+        UserError: it is damaged, or of a newer schema.
+    """
+    try:
+        value = json.loads(path.read_text())
+        version = value["schema_version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged (not headjax's JSON); delete it to go on") from error
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} was written by a newer headjax (schema {version}, this one reads up to "
+            f"{SCHEMA_VERSION}); update headjax"
+        )
+    return value
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a JSON object with the schema's version, whole or not at all."""
+    atomic.write_bytes(path, _json_bytes({"schema_version": SCHEMA_VERSION} | dict(values)))
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Holds the work directory for this process; a lock dies with its process, however that ends.
+
+    Raises:
+        UserError: another run is working there, or the directory cannot be made.
+    """
+    with atomic.telling_errors(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+            raise UserError(
+                f"another run (process {owner}) is working in {workdir}; wait for it or use "
+                f"another --workdir"
+            ) from error
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _marker(stage: Stage, workdir: Path) -> Path:
+    return workdir / "stages" / f"{stage.name}.json"
+
+
+def _json_bytes(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,1 @@
+"""A system small enough to be killed, corrupted and run again many times in the tests."""
