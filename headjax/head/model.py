@@ -80,8 +80,11 @@ class HeadModel:
         return len(self.parents)
 
 
-def rotation_matrices(axis_angle: Float[Array, "*b 3"]) -> Float[Array, "*b 3 3"]:
+def rotation_matrices(
+    axis_angle: Float[Array, "*b 3"] | Float[np.ndarray, "*b 3"],
+) -> Float[Array, "*b 3 3"]:
     """Rodrigues' formula, smooth at zero; equals expm of the cross-product matrix."""
+    axis_angle = jnp.asarray(axis_angle)
     square = jnp.sum(axis_angle**2, -1, keepdims=True)[..., None]
     small = square < 1e-6
     safe = jnp.where(small, 1.0, square)
@@ -96,7 +99,9 @@ def rotation_matrices(axis_angle: Float[Array, "*b 3"]) -> Float[Array, "*b 3 3"
 
 
 def chain(
-    rotations: Float[Array, "*b j 3 3"], joints: Float[Array, "*b j 3"], parents: tuple[int, ...]
+    rotations: Float[Array, "*b j 3 3"],
+    joints: Float[Array, "*b j 3"] | Float[np.ndarray, "*b j 3"],
+    parents: tuple[int, ...],
 ) -> tuple[Float[Array, "*b j 3 3"], Float[Array, "*b j 3"]]:
     """World rotation of each joint, and the translation that takes a rest point along with it."""
     world, place = [rotations[..., 0, :, :]], [joints[..., 0, :]]
@@ -108,7 +113,7 @@ def chain(
     return turned, placed - jnp.einsum("...jkl,...jl->...jk", turned, joints)
 
 
-def _check(name: str, array: Array, expected: int) -> None:
+def _check(name: str, array: FloatArray, expected: int) -> None:
     if array.shape[-1] != expected:
         raise UserError(
             f"the head's {name} has {array.shape[-1]} coefficients, but the model takes {expected}."

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 from jaxtyping import Float, Int
 
-from headjax.head.procedural import build, ears, grid
+from headjax.head.procedural import build, ears, grid, sculpt
 
 TUBE_SIDES = 8
 FRAME_RADIUS = 0.0036
@@ -60,9 +60,7 @@ def ellipsoid(
 
 @functools.lru_cache(maxsize=1)
 def _upright_sphere() -> tuple[np.ndarray, np.ndarray]:
-    from headjax.head.procedural.sculpt import eyeball
-
-    vertices, faces, _ = eyeball()
+    vertices, faces, _ = sculpt.eyeball()
     return vertices[:, [1, 2, 0]], faces
 
 
@@ -102,7 +100,7 @@ def glasses_mesh(
     rim = _rim(kind)
     pieces = []
     ring = np.stack([half + 0.001 + rim[:, 0], centre[1] + rim[:, 1], 0 * rim[:, 0]], -1)
-    ring[:, 2] = front - 2.2 * np.clip(ring[:, 0] - 0.02, 0, None) ** 2
+    ring[:, 2] = front - 3.2 * np.clip(ring[:, 0] - 0.02, 0, None) ** 2
     mirror = np.array([-1.0, 1, 1])
     pieces.append(tube(ring, radius=FRAME_RADIUS, closed=True))
     pieces.append(tube((ring * mirror)[::-1], radius=FRAME_RADIUS, closed=True))

@@ -47,32 +47,33 @@ def brow_mask(at: Canvas, *, kind: str, weight: float) -> Float[np.ndarray, "*b"
     line = landmarks.brow_line(at.x)
     rise = smoothstep(0.018, 0.056, at.x) * smoothstep(0.086, 0.060, at.x)
     line = line + {"arched": 0.0022, "straight": -0.0018, "thick": -0.0006}[kind] * rise
-    half = {"arched": 0.0036, "straight": 0.0044, "thick": 0.0060}[kind] * weight
-    half = half * (0.50 + 0.50 * smoothstep(0.088, 0.060, at.x))
+    half = {"arched": 0.0034, "straight": 0.0040, "thick": 0.0050}[kind] * weight
+    half = half * (0.40 + 0.60 * smoothstep(0.090, 0.055, at.x)) * (
+        0.75 + 0.25 * smoothstep(0.012, 0.030, at.x)
+    )
     inner, outer = (0.0150, 0.0840) if kind != "thick" else (0.0120, 0.0850)
     span = smoothstep(inner, inner + 0.0060, at.x) * smoothstep(outer, outer - 0.0080, at.x)
-    return at.front * span * smoothstep(half + 0.0022, half - 0.0012, np.abs(at.y - line))
+    return at.front * span * smoothstep(half + 0.0026, half - 0.0018, np.abs(at.y - line))
 
 
 def beard_mask(at: Canvas, *, kind: str) -> Float[np.ndarray, "*b"]:
-    """Coverage of stubble, moustache, goatee or full beard."""
-    q, crease, upper, lower = features.mouth_curves(at.x)
-    y, _ = features.mouth_fold(at)
-    lips = (y < crease + upper + 0.0010) & (y > crease - lower - 0.0010) & (q < 1)
-    above = crease + upper
-    moustache = smoothstep(0.0480, 0.0400, at.x) * smoothstep(-0.0630, -0.0680, at.y)
-    moustache = moustache * smoothstep(-0.006, 0.000, at.y - crease + 0.35 * (at.x - 0.030))
-    corner = bell((at.x - 0.0430) / 0.0080) * smoothstep(-0.070, -0.085, at.y)
-    chin = smoothstep(0.0420, 0.0330, at.x) * smoothstep(-0.1120, -0.1180, at.y)
-    chin = chin * smoothstep(0.870, 0.845, at.s)
-    goatee = np.maximum(np.maximum(moustache, chin), corner * smoothstep(-0.165, -0.150, at.y))
-    edge = np.interp(at.x, [0.0, 0.040, 0.060, 0.085, 0.100, 0.120],
-                     [-0.060, -0.066, -0.070, -0.052, -0.020, 0.000])  # fmt: skip
-    full = smoothstep(0.004, -0.008, at.y - edge) * smoothstep(0.880, 0.850, at.s)
-    full = full * smoothstep(-0.022, -0.008, at.z - 0.03 * (at.y < -0.10))
-    full = np.maximum(np.where(at.x < 0.045, moustache, full) * (at.y > above), full * (at.y < above))
+    """Coverage of stubble, moustache, goatee or full beard; lips are painted over it."""
+    _, crease, upper, _ = features.mouth_curves(at.x)
+    d = at.y - crease
+    moustache = smoothstep(0.0540, 0.0340, at.x) * smoothstep(0.0320, 0.0210, d)
+    moustache = moustache * smoothstep(-0.012, 0.002, d + 0.45 * np.clip(at.x - 0.030, 0, None))
+    ring = bell((at.x - 0.0440) / 0.0085) * smoothstep(0.012, -0.010, d)
+    tip = smoothstep(0.0460, 0.0320, at.x) * smoothstep(-0.0160, -0.0280, d)
+    under = smoothstep(0.885, 0.850, at.s)
+    goatee = np.clip(moustache + (tip + ring * smoothstep(-0.160, -0.140, at.y)) * under, 0, 1)
+    edge = np.interp(at.x, [0.036, 0.046, 0.060, 0.075, 0.090, 0.102, 0.115],
+                     [-0.078, -0.076, -0.072, -0.062, -0.046, -0.026, 0.010])  # fmt: skip
+    cheek = smoothstep(0.008, -0.010, at.y - edge) * smoothstep(0.040, 0.050, at.x + (d < -0.01))
+    back = at.z - np.interp(at.y, [-0.16, -0.11, -0.02], [0.030, 0.006, -0.006])
+    sides = cheek * under * smoothstep(-0.012, 0.010, back)
+    full = np.clip(np.maximum(sides, np.maximum(moustache, tip * under)) + ring * under, 0, 1)
     chosen = {"moustache": moustache, "goatee": goatee, "full": full, "stubble": full}[kind]
-    return np.where(lips, 0.0, chosen) * (np.cos(at.theta) > -0.2)
+    return chosen * (np.cos(at.theta) > -0.2)
 
 
 @functools.lru_cache(maxsize=4)
@@ -82,7 +83,8 @@ def _skin_masks(size: int) -> dict[str, np.ndarray]:
     q, above, below = features.eye_coordinates(at)
     ahead = (np.cos(at.theta) > 0.3) * smoothstep(1.18, 1.0, np.abs(q))
     gap = features.eye_gap(at)
-    lash = smoothstep(0.0042, 0.0014, gap) * (above > below) * ahead
+    lash = smoothstep(0.0042, 0.0014, gap + 0.0030 * smoothstep(-0.3, -1.0, q))
+    lash = lash * (above > below) * ahead
     lower_lash = smoothstep(0.0026, 0.0006, gap) * (above <= below) * ahead
     lid = ahead * smoothstep(0.016, 0.004, above) * (above > 0)
     under = at.front * bell((at.x - 0.047) / 0.020, (at.y + 0.006) / 0.007)
@@ -110,18 +112,17 @@ def _shade(at: Canvas) -> Float[np.ndarray, "*b"]:
     under_lip = 0.16 * bell(at.x / 0.024, (at.y + 0.1175) / 0.0065) * at.front
     beside = 0.16 * bell((at.x - 0.0335) / 0.0060, (at.y + 0.0450) / 0.0130) * at.front
     under_nose = 0.20 * bell(at.x / 0.024, (at.y + 0.0610) / 0.0055) * at.front
-    inner_eye = 0.22 * bell((at.x - 0.0260) / 0.0100, (at.y - 0.0190) / 0.0140) * at.front
+    inner_eye = 0.14 * bell((at.x - 0.0260) / 0.0100, (at.y - 0.0190) / 0.0140) * at.front
     socket = 0.12 * bell((at.x - 0.0480) / 0.0300, (at.y - 0.0270) / 0.0090) * at.front
     fold = 0.10 * bell((at.x - 0.0440 - 0.3 * (-0.06 - at.y)) / 0.0060, (at.y + 0.070) / 0.018)
-    chin = 0.22 * smoothstep(-0.166, -0.176, at.y) * smoothstep(0.905, 0.86, at.s)
-    jaw = 0.18 * bell((at.s - 0.850 + 0.05 * smoothstep(0.9, 0.1, np.cos(at.theta))) / 0.030)
+    chin = 0.20 * bell((at.s - 0.860) / 0.030) * smoothstep(0.1, 0.7, np.cos(at.theta))
     a, t, r = ears.ear_coordinates(at)
     bowl = 0.40 * bell((a + 0.12) / 0.30, (t + 0.10) / 0.32) + 0.18 * bell((r - 0.62) / 0.10) * (
         r < 1
     )
     behind = 0.20 * bell((a - 1.0) / 0.25) * (r < 1.3)
     total = line + under_lip + beside + under_nose + inner_eye + socket + fold * at.front
-    return np.clip(1 - total - chin - jaw * (np.cos(at.theta) > -0.3) - bowl - behind, 0.35, 1)
+    return np.clip(1 - total - chin - bowl - behind, 0.35, 1)
 
 
 @functools.lru_cache(maxsize=64)
@@ -138,12 +139,12 @@ def _beard_texture(size: int, kind: str) -> np.ndarray:
 def scalp_paint(size: int, kind: str, fringe: float, side: float) -> Float[np.ndarray, "n n"]:
     """Coverage of hair painted on the skin below and around the shell."""
     reach = hairstyles.hairline(texel_canvas(size), kind=kind, fringe=fringe, side=side)
-    wide = {"bald": 0.030, "buzz": 0.020, "receding": 0.022}.get(kind, 0.010)
-    full = {"bald": 0.30, "buzz": 0.82}.get(kind, 1.0)
-    return (full * smoothstep(-0.2 * wide, 0.8 * wide, reach)).astype(np.float32)
+    wide = {"bald": 0.040, "buzz": 0.016, "receding": 0.016}.get(kind, 0.008)
+    full = {"bald": 0.42, "buzz": 0.85}.get(kind, 1.0)
+    return (full * smoothstep(-0.3 * wide, 0.7 * wide, reach)).astype(np.float32)
 
 
-def _blend(image: np.ndarray, color: np.ndarray, alpha: np.ndarray) -> None:
+def _blend(image: np.ndarray, color: np.ndarray | tuple, alpha: np.ndarray) -> None:
     """Paints over in place."""
     image += alpha[..., None] * (np.asarray(color, np.float32) - image)
 
@@ -157,7 +158,8 @@ def skin_texture(person: Person, *, size: int = TEXTURE_SIZE) -> Float[np.ndarra
     blood = skin * np.float32([1.03, 0.78, 0.76])
     _blend(image, blood, 0.75 * person.rosiness * masks["rosy"])
     _blend(image, skin * np.float32([0.88, 0.80, 0.82]), 0.35 * masks["under_eye"])
-    _blend(image, skin * np.float32([0.70, 0.56, 0.55]), (0.35 + 0.45 * person.makeup) * masks["lid"])
+    lid = skin * np.float32([0.74, 0.60, 0.58])
+    _blend(image, lid, (0.30 + 0.45 * person.makeup) * masks["lid"])
     _paint_hair(image, person, size)
     lip = np.asarray(person.lip_color, np.float32)
     _blend(image, 0.92 * lip, masks["upper_lip"])
@@ -175,7 +177,7 @@ def _paint_hair(image: np.ndarray, person: Person, size: int) -> None:
     color = np.asarray(person.hair_color, np.float32)
     _blend(image, 0.9 * color, scalp_paint(size, person.hair, person.fringe, person.hair_side))
     if person.beard != "none":
-        alpha = {"stubble": 0.38, "full": 0.93}.get(person.beard, 0.90)
+        alpha = {"stubble": 0.28, "full": 0.93}.get(person.beard, 0.90)
         _blend(image, 0.85 * color, alpha * _beard_texture(size, person.beard))
     _blend(image, person.brow_color, 0.92 * _brow_texture(size, person.brows, person.brow_weight))
 

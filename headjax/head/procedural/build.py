@@ -11,7 +11,7 @@ from headjax.head.model import JOINT_NAMES, JOINT_PARENTS, HeadModel
 from headjax.head.procedural import features, grid, landmarks, sculpt
 from headjax.head.procedural.expressions import EXPRESSION_FIELDS
 from headjax.head.procedural.grid import Canvas, bell, smoothstep
-from headjax.head.procedural.identity import IDENTITY_FIELDS, Field
+from headjax.head.procedural.identity import IDENTITY_FIELDS, Field, eye_plateau
 
 SIDES = (1.0, -1.0)  # left eyeball first
 JAW_HINGE = np.array([0.0, -0.0220, 0.0050])
@@ -45,19 +45,24 @@ def template() -> Float[np.ndarray, "v 3"]:
     return np.concatenate([sculpt.sculpted(grid.vertex_canvas()), *balls])
 
 
-def _basis(fields: dict[str, Field]) -> Float[np.ndarray, "v 3 n"]:
+def _basis(fields: dict[str, Field], *, lids: tuple[str, ...]) -> Float[np.ndarray, "v 3 n"]:
+    """Fields on the template; all but those of `lids` move the lids as one with the eyeball."""
     at, points = grid.vertex_canvas(), template()[: main_count()]
     eyes, centres = _eye_canvas(), _eye_centres()
     count = len(sculpt.eyeball()[0])
+    hold = eye_plateau(points)[:, None]
+    left = points[:, :1] > 0
     columns = []
-    for field in fields.values():
-        moved = np.repeat(field(eyes, centres), count, axis=0)
-        columns.append(np.concatenate([field(at, points), moved]))
+    for name, field in fields.items():
+        moved, rigid = field(at, points), field(eyes, centres)
+        if name not in lids:
+            moved = moved + hold * (np.where(left, rigid[0], rigid[1]) - moved)
+        columns.append(np.concatenate([moved, np.repeat(rigid, count, axis=0)]))
     return np.stack(columns, -1)
 
 
 def _identity_basis() -> Float[np.ndarray, "v 3 i"]:
-    basis = _basis(IDENTITY_FIELDS)
+    basis = _basis(IDENTITY_FIELDS, lids=("eye_size", "eye_tilt"))
     size = list(IDENTITY_FIELDS).index("eye_size")
     for part, centre in zip(eye_slices(), _eye_centres(), strict=True):
         basis[part, :, size] = 0.075 * (template()[part] - centre)
@@ -65,8 +70,12 @@ def _identity_basis() -> Float[np.ndarray, "v 3 i"]:
 
 
 def _expression_basis() -> Float[np.ndarray, "v 3 e"]:
-    basis = _basis(EXPRESSION_FIELDS)
+    basis = _basis(EXPRESSION_FIELDS, lids=tuple(EXPRESSION_FIELDS))
     basis[main_count() :] = 0.0
+    away = 1 - eye_plateau(template()[: main_count()], outer=0.036)[:, None]
+    for k, name in enumerate(EXPRESSION_FIELDS):
+        if name not in ("blink_left", "blink_right", "eyes_wide"):
+            basis[: main_count(), :, k] *= away
     return basis
 
 

@@ -15,6 +15,8 @@ from headjax.head.procedural.profiles import hermite
 EYE_CENTRE = np.array([0.0480, 0.0120, 0.1040])  # the subject's left eyeball
 EYE_RADIUS = 0.0260
 EYE_HALF_WIDTH = 0.0245
+UPPER_LID = 0.0108  # how far the opening reaches above and below the eye's centre
+LOWER_LID = 0.0084
 EYE_TILT = 0.05  # the outer corner's rise per unit
 LID_THICKNESS = 0.0026
 BROW_HEIGHT = 0.0440
@@ -27,16 +29,17 @@ _POCKET = 0.0065  # half height of the band of rows that folds into the mouth
 
 _NOSE_RIDGE = np.array(
     [
-        (0.045, 0.0000, 0.0120),
-        (0.028, 0.0030, 0.0115),
-        (0.012, 0.0080, 0.0120),
-        (-0.005, 0.0165, 0.0135),
-        (-0.022, 0.0265, 0.0155),
-        (-0.035, 0.0345, 0.0180),
-        (-0.042, 0.0365, 0.0195),
-        (-0.049, 0.0300, 0.0205),
-        (-0.055, 0.0150, 0.0205),
-        (-0.062, 0.0030, 0.0190),
+        (0.045, 0.0000, 0.0130),
+        (0.028, 0.0022, 0.0120),
+        (0.012, 0.0070, 0.0120),
+        (-0.005, 0.0150, 0.0135),
+        (-0.020, 0.0240, 0.0155),
+        (-0.032, 0.0315, 0.0175),
+        (-0.040, 0.0345, 0.0190),
+        (-0.047, 0.0325, 0.0198),
+        (-0.053, 0.0245, 0.0198),
+        (-0.058, 0.0125, 0.0200),
+        (-0.063, 0.0040, 0.0180),
         (-0.072, 0.0000, 0.0180),
     ]
 )
@@ -46,8 +49,8 @@ def nose_height(at: Canvas) -> Float[np.ndarray, "*b"]:
     """Ridge from the nasion to the tip, wings beside it; added along +z."""
     ridge = hermite(at.y, _NOSE_RIDGE[::-1, 0], _NOSE_RIDGE[::-1, 1:])
     inside = (at.y < 0.045) & (at.y > -0.072)
-    section = np.exp(-((at.x / ridge[..., 1]) ** 2.4))
-    wings = 0.0150 * bell((at.x - 0.0205) / 0.0085, (at.y + 0.0465) / 0.0095)
+    section = np.exp(-((at.x / ridge[..., 1]) ** 2.0))
+    wings = 0.0135 * bell((at.x - 0.0192) / 0.0085, (at.y + 0.0465) / 0.0100)
     crease = -0.0030 * bell((at.x - 0.0330) / 0.0070, (at.y + 0.0440) / 0.0150)
     return at.front * (np.where(inside, ridge[..., 0], 0.0) * section + wings + crease)
 
@@ -66,8 +69,8 @@ def eye_coordinates(at: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     dy = at.y - EYE_CENTRE[1] - EYE_TILT * dx
     q = dx / EYE_HALF_WIDTH
     arch = np.clip(1 - q * q, 0, None)
-    upper = 0.0125 * arch**0.75 * (1 - 0.10 * q)
-    lower = 0.0088 * arch**0.85 * (1 + 0.12 * q)
+    upper = UPPER_LID * arch**0.75 * (1 - 0.10 * q)
+    lower = LOWER_LID * arch**0.85 * (1 + 0.12 * q)
     return q, dy - upper, -dy - lower
 
 
@@ -139,9 +142,9 @@ def lips_height(at: Canvas, y: Float[np.ndarray, "*b"]) -> Float[np.ndarray, "*b
     q, crease, upper, lower = mouth_curves(at.x)
     taper = np.clip(1 - q * q, 0, None) ** 0.6
     d = y - crease
-    top = 0.0058 * taper * bell((d - 0.42 * upper) / (0.62 * upper + 0.0022))
-    bottom = 0.0068 * taper * bell((d + 0.46 * lower) / (0.60 * lower + 0.0022))
-    groove = -0.0040 * smoothstep(1.10, 0.70, q) * bell(d / 0.0026)
+    top = 0.0046 * taper * bell((d - 0.40 * upper) / (0.75 * upper + 0.0030))
+    bottom = 0.0062 * taper * bell((d + 0.46 * lower) / (0.66 * lower + 0.0030))
+    groove = -0.0030 * smoothstep(1.10, 0.70, q) * bell(d / 0.0030)
     corner = -0.0030 * bell((at.x - MOUTH_HALF_WIDTH) / 0.0060, d / 0.0070)
     barrel = 0.0060 * bell(at.x / 0.0420, (y + 0.0900) / 0.0280)
     sulcus = -0.0050 * bell(at.x / 0.0260, (y + 0.1185) / 0.0085)

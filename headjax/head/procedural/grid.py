@@ -19,6 +19,8 @@ from headjax.head.procedural import profiles
 COLUMNS = 136  # even, so that the grid mirrors onto itself
 ROWS = 92  # rings without the two poles
 
+Numbers = int | float | np.ndarray
+
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
@@ -60,13 +62,13 @@ class Canvas:
         return smoothstep(-0.05, 0.45, np.cos(self.theta))
 
 
-def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
+def smoothstep(low: Numbers, high: Numbers, x: Numbers) -> Numbers:
     """C2 ramp from 0 at `low` to 1 at `high` (either order)."""
     f = np.clip((x - low) / (high - low), 0.0, 1.0)
     return f * f * f * (f * (6 * f - 15) + 10)
 
 
-def bell(*scaled: np.ndarray) -> np.ndarray:
+def bell(*scaled: Numbers) -> Numbers:
     """exp(-sum of squares) of coordinates already divided by their radii."""
     return np.exp(-sum(value * value for value in scaled))
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from headjax.head.procedural import grid, sculpt
+from headjax.head.procedural import grid, profiles, sculpt
 from headjax.head.procedural.grid import Canvas, bell, smoothstep
 
 _AXIS_Z = -0.0150
+TUCK = 0.0030  # the shell's edge sinks this far below the skin
 # Height of the natural hairline by longitude (degrees from the front).
 _LINE = np.array(
     [
@@ -26,7 +27,7 @@ _LINE = np.array(
         (120, 0.024), (128, -0.030), (140, -0.074), (160, -0.090), (180, -0.094),
     ]
 )  # fmt: skip
-_LONG_KINDS = ("bob", "long")
+LONG_KINDS = ("bob", "long")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,36 +37,46 @@ class Hair:
     Attributes:
       reach: [*b] signed distance inside the hairline.
       offset: [*b, 3] skin to outer surface for volume 1; zero where there is no hair.
+      tuck: [*b, 3] into the skin beyond the hairline, so that the shell ends exactly there.
       tone: [*b] factor of the hair's colour, about 1.
     """
 
     reach: Float[np.ndarray, "*b"]
     offset: Float[np.ndarray, "*b 3"]
+    tuck: Float[np.ndarray, "*b 3"]
     tone: Float[np.ndarray, "*b"]
 
 
 def hairline(at: Canvas, *, kind: str, fringe: float, side: float) -> Float[np.ndarray, "*b"]:
     """Signed distance inside the hairline."""
     degrees = np.rad2deg(np.abs(at.theta))
-    line = np.interp(degrees, _LINE[:, 0], _LINE[:, 1])
+    line = profiles.hermite(degrees, _LINE[:, 0], _LINE[:, 1:])[..., 0]
     if kind == "receding":
-        line = line + 0.055 * smoothstep(62, 30, degrees) + 0.020 * smoothstep(12, 30, degrees) * (
-            smoothstep(62, 40, degrees)
-        )
+        temple = smoothstep(12, 30, degrees) * smoothstep(66, 46, degrees)
+        line = line + 0.022 * smoothstep(62, 30, degrees) + 0.034 * temple
     elif kind == "bald":
-        line = line + 0.6 * smoothstep(100, 70, degrees)
+        line = line + 0.6 * smoothstep(88, 70, degrees)
     forelock = smoothstep(52, 30, degrees)
     tilt = 0.010 * np.sin(at.theta) * side if kind == "side_part" else 0.0
     drop = 0.0 if kind in ("receding", "bald", "buzz", "bun", "ponytail", "afro") else 0.045
     line = line - forelock * (fringe * drop + tilt)
-    reach = at.y - line
-    if kind in _LONG_KINDS:
+    reach = (at.y - line) / _steepness(degrees)
+    if kind == "bald":
+        reach = np.minimum(reach, 0.075 - at.y)
+    if kind in LONG_KINDS:
         low = -0.118 if kind == "bob" else -0.300
         aside = (degrees - 63.0 - 6.0 * smoothstep(0.05, -0.1, at.y)) * 0.0022
         curtain = np.minimum(aside, at.y - low)
         curtain = np.where(at.s > 0.952, np.minimum(curtain, -0.01), curtain)
         reach = np.maximum(reach, curtain)
     return np.where(at.s > 0.962, -0.05, reach)
+
+
+def _steepness(degrees: np.ndarray) -> np.ndarray:
+    """How much longer a vertical step to the hairline is than the shortest one."""
+    ahead = profiles.hermite(degrees + 2.0, _LINE[:, 0], _LINE[:, 1:])[..., 0]
+    behind = profiles.hermite(degrees - 2.0, _LINE[:, 0], _LINE[:, 1:])[..., 0]
+    return np.sqrt(1 + ((ahead - behind) / (np.deg2rad(4.0) * 0.125)) ** 2)
 
 
 def _crown_bell(at: Canvas) -> np.ndarray:
@@ -85,7 +96,7 @@ def _thickness(at: Canvas, *, kind: str, fringe: float, side: float) -> Float[np
     top = _crown_bell(at)
     front = smoothstep(70, 25, np.rad2deg(np.abs(at.theta)))
     if kind == "bald":
-        return np.full_like(at.s, 0.0020)
+        return np.zeros_like(at.s)
     if kind == "buzz":
         return np.full_like(at.s, 0.0045)
     if kind == "receding":
@@ -94,15 +105,15 @@ def _thickness(at: Canvas, *, kind: str, fringe: float, side: float) -> Float[np
         return 0.0095 + 0.0110 * top + 0.0040 * front * top
     if kind == "side_part":
         part = at.base[..., 0] * side
-        groove = 1 - 0.75 * bell((part - 0.052) / 0.010) * smoothstep(0.08, 0.13, at.y)
+        groove = 1 - 0.45 * bell((part - 0.052) / 0.010) * smoothstep(0.08, 0.13, at.y)
         sweep = 0.0080 * front * top * smoothstep(0.06, -0.05, part)
         return (0.0110 + 0.0130 * top + sweep) * groove
     if kind == "curly":
         return (0.0210 + 0.0070 * top) * (1 + 0.17 * _lumps(at, 9))
     if kind == "afro":
         return (0.0420 + 0.0030 * top) * (1 + 0.04 * _lumps(at, 11))
-    if kind in _LONG_KINDS:
-        groove = 1 - (0.55 - 0.45 * fringe) * bell(at.x / 0.008) * smoothstep(0.10, 0.14, at.y)
+    if kind in LONG_KINDS:
+        groove = 1 - (0.32 - 0.28 * fringe) * bell(at.x / 0.010) * smoothstep(0.10, 0.14, at.y)
         return (0.0150 + 0.0080 * top) * groove
     return 0.0085 + 0.0050 * top
 
@@ -114,8 +125,8 @@ def _edge(kind: str) -> float:
 
 
 def _rounded(x: np.ndarray) -> np.ndarray:
-    """Quarter circle: steep at 0, flat from 1 on."""
-    return np.sqrt(1 - (1 - np.clip(x, 0, 1)) ** 2)
+    """0 up to 0, then a round shoulder that is flat from 1 on."""
+    return 1 - (1 - np.clip(x, 0, 1)) ** 2.4
 
 
 def _curtain(points: np.ndarray, thickness: np.ndarray, at: Canvas, kind: str) -> np.ndarray:
@@ -139,16 +150,17 @@ def hairstyle(kind: str, *, fringe: float, side: float) -> Hair:
     points = sculpt.sculpted(at, with_ears=False)
     reach = hairline(at, kind=kind, fringe=fringe, side=side)
     thick = _thickness(at, kind=kind, fringe=fringe, side=side)
-    rise = _rounded(reach / _edge(kind)) * (reach > 0)
+    rise = _rounded(reach / _edge(kind))
+    sunk = np.clip(0.35 * reach, -TUCK, 0.0)
     normals = grid.main_normals(points)
-    offset = normals * (thick * rise)[:, None]
-    if kind in _LONG_KINDS:
+    depth = thick * rise
+    offset = normals * depth[:, None]
+    if kind in LONG_KINDS:
         flat = np.stack([np.sin(at.theta), 0 * at.s, np.cos(at.theta)], -1)
         extra = _curtain(points, thick, at, kind) * rise
         low = smoothstep(0.06, 0.0, at.y)[:, None]
         offset = offset * (1 - low) + flat * extra[:, None] * low
-    offset = grid.smooth(offset, 2) * (reach > 0)[:, None]
-    return Hair(reach, offset, strands(at, kind=kind, side=side))
+    return Hair(reach, offset, normals * sunk[:, None], strands(at, kind=kind, side=side))
 
 
 def strands(at: Canvas, *, kind: str, side: float) -> Float[np.ndarray, "*b"]:

@@ -35,10 +35,10 @@ def _above_neck(at: Canvas) -> np.ndarray:
     return smoothstep(NECK_RIM, 0.84, at.s)
 
 
-def eye_plateau(p: Points) -> np.ndarray:
-    """1 around each eye, lids included, 0 beyond the socket."""
+def eye_plateau(p: Points, *, outer: float = 0.0480) -> np.ndarray:
+    """1 around each eye, lids included, 0 beyond the distance `outer`."""
     away = np.hypot(np.abs(p[..., 0]) - features.EYE_CENTRE[0], p[..., 1] - features.EYE_CENTRE[1])
-    return smoothstep(0.0480, 0.0270, away) * smoothstep(0.05, 0.09, p[..., 2])
+    return smoothstep(outer, 0.0270, away) * smoothstep(0.05, 0.09, p[..., 2])
 
 
 def _from_eye(p: Points) -> Points:

@@ -18,9 +18,9 @@ _JAW = (
 
 def brow_line(x: np.ndarray) -> np.ndarray:
     """Height of the brow's middle at distance x from the mirror plane."""
-    return np.interp(
-        x, [0.012, 0.022, 0.038, 0.054, 0.068, 0.084], [0.040, 0.0425, 0.0468, 0.0490, 0.0470, 0.0395]
-    )
+    stations = [0.012, 0.022, 0.030, 0.038, 0.046, 0.054, 0.062, 0.070, 0.078, 0.086]
+    heights = [40.0, 42.2, 44.2, 46.2, 47.6, 48.3, 47.8, 46.2, 43.6, 40.2]
+    return np.interp(x, stations, np.array(heights) * 1e-3)
 
 
 def _eye_points() -> np.ndarray:
@@ -29,7 +29,8 @@ def _eye_points() -> np.ndarray:
     for q in (-1.0, -0.35, 0.35, 1.0, 0.35, -0.35):
         dx = q * features.EYE_HALF_WIDTH
         arch = 1 - q * q
-        edge = 0.0125 * arch**0.75 if len(points) < 3 else -0.0088 * arch**0.85
+        upper = len(points) < 3
+        edge = features.UPPER_LID * arch**0.75 if upper else -features.LOWER_LID * arch**0.85
         points.append((0.0480 + dx, 0.0120 + features.EYE_TILT * dx + edge))
     return np.array(points)
 

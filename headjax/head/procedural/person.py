@@ -47,7 +47,7 @@ _SKIN = np.array(
 )
 _HAIR_COLORS = np.array(
     [
-        (0.085, 0.075, 0.075),
+        (0.115, 0.098, 0.092),
         (0.180, 0.120, 0.085),
         (0.320, 0.205, 0.130),
         (0.500, 0.340, 0.200),
@@ -73,15 +73,15 @@ _DIMORPHISM = {
     "brow_ridge": 1.5,
     "brow_height": -0.7,
     "eye_size": -0.7,
-    "jaw_width": 0.9,
+    "jaw_width": 1.4,
     "jaw_angle": 0.8,
-    "chin_width": 0.8,
+    "chin_width": 1.2,
     "chin_height": 0.6,
     "lips_fullness": -0.9,
-    "neck_width": 1.2,
+    "neck_width": 1.6,
     "cheekbones": -0.5,
     "nose_bridge": 0.5,
-    "nose_width": 0.4,
+    "nose_width": 0.8,
     "nose_upturn": -0.5,
     "forehead_slope": 0.6,
     "face_length": 0.4,
@@ -197,7 +197,7 @@ def _hair_color(rng: np.random.Generator, tone: float) -> np.ndarray:
 
 def _lip_color(rng: np.random.Generator, skin: np.ndarray, sex: str) -> Color:
     red = np.array([0.70, 0.22, 0.25]) * (0.45 + 0.60 * skin.mean())
-    share = rng.uniform(0.55, 0.90) if sex == "female" else rng.uniform(0.40, 0.60)
+    share = rng.uniform(0.50, 0.90) if sex == "female" else rng.uniform(0.25, 0.45)
     natural = skin * np.array([0.86, 0.60, 0.60])
     return _color((1 - share) * natural + share * red)
 

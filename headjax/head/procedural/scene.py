@@ -24,24 +24,25 @@ from headjax.render.mesh import Scene, Surface
 from headjax.render.parts import PART_IDS
 
 _EAR_NAMES = ("ear_size", "ear_flare")
-_TUCK = 0.0020  # hair's edge sinks this far below the skin
 Vertices = Float[np.ndarray, "v 3"]
 
 
-def _code(person: Person, *, ears: bool) -> Float[np.ndarray, "i"]:
+def _code(person: Person) -> Float[np.ndarray, "i"]:
     code = np.array(person.identity, np.float32)
-    if not ears:
+    if person.hair in hairstyles.LONG_KINDS:
         names = build.head_model().identity_names
         code[[names.index(name) for name in _EAR_NAMES]] = 0.0
     return code
 
 
-def _shaped(person: Person, expression: np.ndarray | None, *, ears: bool = True) -> Vertices:
-    """Rest-pose vertices by NumPy, as `head.shaped_vertices` gives them."""
+def _shaped(person: Person, expression: np.ndarray | None) -> Vertices:
+    """Rest-pose vertices as `head.shaped_vertices` gives them, ears under hair laid flat."""
     model = build.head_model()
-    points = model.template + model.identity_basis @ _code(person, ears=ears)
+    points = model.template + model.identity_basis @ _code(person)
     if expression is not None:
         points = points + model.expression_basis @ np.asarray(expression, np.float32)
+    if person.hair in hairstyles.LONG_KINDS:
+        points[: build.main_count()] += _earless()
     return points
 
 
@@ -78,33 +79,18 @@ def _brow_relief(kind: str, weight: float) -> Float[np.ndarray, "v"]:
     return 0.0016 * appearance.brow_mask(grid.vertex_canvas(), kind=kind, weight=weight)
 
 
-def _hair_shell(person: Person, points: Vertices) -> Vertices:
+def _hair_shell(person: Person, points: Vertices) -> Float[np.ndarray, "main 3"]:
     """Outer surface of the hair over the whole grid; tucked into the skin where there is none."""
     hair = _hair(person)
-    bare = points[: build.main_count()] + _earless() * (hair.reach > 0)[:, None]
-    depth = np.linalg.norm(hair.offset, axis=1)
-    tuck = _TUCK * grid.smoothstep(0.0040, 0.0, depth)
-    sunk = hairstyles_normals() * tuck[:, None]
-    return bare + person.hair_volume * hair.offset - sunk
-
-
-@functools.lru_cache(maxsize=1)
-def hairstyles_normals() -> Vertices:
-    """Normals of the template without ears, along which hair tucks in."""
-    return grid.main_normals(sculpt.sculpted(grid.vertex_canvas(), with_ears=False))
-
-
-def _posed(points: Vertices, shaped: Vertices, pose: np.ndarray | None) -> Vertices:
-    """Skins extra points of the main surface along with the head."""
-    return points if pose is None else _skinning(shaped, pose)(points)
+    return points[: build.main_count()] + person.hair_volume * hair.offset + hair.tuck
 
 
 def _skinning(shaped: Vertices, pose: np.ndarray):
     """A function that poses points which carry the main surface's or given weights."""
     model = build.head_model()
     joints = np.asarray(model.joint_regressor) @ shaped
-    rotations = np.asarray(head.rotation_matrices(np.asarray(pose, np.float32)))
-    feature = (rotations[1:] - np.eye(3, dtype=np.float32)).reshape(-1)
+    rotations = head.rotation_matrices(np.asarray(pose, np.float32))
+    feature = (np.asarray(rotations)[1:] - np.eye(3, dtype=np.float32)).reshape(-1)
     correction = model.pose_basis @ feature
     turned, moved = (np.asarray(a) for a in head.chain(rotations, joints, model.parents))
 
@@ -167,7 +153,7 @@ def _eye_colors(person: Person) -> Float[np.ndarray, "v 3"]:
     _, _, polar = sculpt.eyeball()
     iris = np.asarray(person.eye_color)
     radius = np.sin(np.minimum(polar, np.pi / 2)) * features.EYE_RADIUS
-    stops = [0.0, 0.0038, 0.0046, 0.0088, 0.0102, 0.0112, 0.0200, 0.0260]
+    stops = [0.0, 0.0040, 0.0048, 0.0084, 0.0098, 0.0108, 0.0200, 0.0260]
     white = np.array([0.93, 0.92, 0.91])
     colors = [0.03 * iris, 0.05 * iris, 0.9 * iris, 1.15 * iris, 0.35 * iris]
     colors += [white, white, 0.8 * white]
@@ -196,17 +182,19 @@ def _eye_surfaces(person: Person, posed: Vertices) -> list[Surface]:
 def _hair_surfaces(person: Person, shaped: Vertices, move) -> list[Surface]:
     hair = _hair(person)
     faces, _, _ = grid.topology()
-    grown = (hair.reach > 0)[faces].any(-1)
+    grown = (hair.reach > -0.020)[faces].all(-1) & (hair.reach > 0)[faces].any(-1)
     shell = move(_hair_shell(person, shaped)).astype(np.float32)
     color = np.asarray(person.hair_color)
     tone = np.clip(hair.tone, 0.6, 1.4)[:, None]
+    if person.hair == "bald":
+        return []
     surfaces = [
         Surface(
             vertices=shell,
             faces=faces[grown],
             albedo=np.clip(color * tone, 0, 1).astype(np.float32),
             part=PART_IDS["hair"],
-            specular=0.05,
+            specular=0.09,
             shininess=14.0,
             occlusion=ambient.hair_occlusion(person.hair),
             closed=True,
@@ -273,7 +261,7 @@ def _glasses_surfaces(person: Person, shaped: Vertices, move) -> list[Surface]:
     ]
 
 
-def outer_surface(person: Person) -> Vertices:
+def outer_surface(person: Person) -> Float[np.ndarray, "main 3"]:
     """The outermost surface on the main grid's vertices, neutral: hair where it stands off."""
     shaped = _shaped(person, None)
     skin = _bearded(person, shaped)[: build.main_count()]
