@@ -55,7 +55,7 @@ class HeadViewsBuilder(tfds.core.GeneratorBasedBuilder):
         Args:
             views: what to render.
             workers: rendering processes; by default HEADJAX_WORKERS or one a core.
-            progress: called after each view.
+            progress: called after every few views.
             **kwargs: TFDS's own, as `data_dir`.
         """
         self._views, self._progress = views, progress
@@ -94,6 +94,7 @@ class HeadViewsBuilder(tfds.core.GeneratorBasedBuilder):
                 for split in splits:
                     for _, arrays in spool.records(split):
                         writer.add_examples({split: list(encode_records(arrays))})
+                spool.finish()
                 writer.close_all()
         self.info.set_splits(info.splits)
 

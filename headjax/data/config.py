@@ -55,7 +55,7 @@ class HeadViewsConfig:
     val_views: int = 8
     resolution: int = 64
     supersample: int = 3
-    max_pitch: float = 30.0
+    max_pitch: float | int = 30.0
     uv_size: int = 32
     seed: int = 0
     expression: str = "neutral"

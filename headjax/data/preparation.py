@@ -60,7 +60,7 @@ def prepare(
         data_dir: a folder that is new, empty, or holds this very data set.
         workers: rendering processes; by default HEADJAX_WORKERS or one a core. The result does not
             depend on it.
-        progress: called after each view.
+        progress: called after every few views.
 
     Raises:
         UserError: the folder holds something else, or there is no room on the disk.

@@ -13,10 +13,12 @@ from headjax.data.config import (
     is_training_identity,
 )
 from headjax.data.sources import HeadSource, HeadState, sample_expression
-from headjax.geometry.cameras import Camera, camera_from_label, label_from_camera, orbit
-from headjax.render.mesh import View, render_scene
+from headjax.geometry.cameras import camera_from_label, label_from_camera, orbit
+from headjax.render.mesh import View, render_views
 
 Arrays = dict[str, np.ndarray]
+
+_TOGETHER = 8  # Views rendered between two reports of progress.
 
 
 def camera_labels(views: Float[np.ndarray, "v 2"]) -> Float[np.ndarray, "v 25"]:
@@ -25,7 +27,7 @@ def camera_labels(views: Float[np.ndarray, "v 2"]) -> Float[np.ndarray, "v 25"]:
 
 
 def quantise(view: View) -> Arrays:
-    """A rendered view as a record's image, depth, mask and parts.
+    """Rendered views as records' image, depth, mask and parts.
 
     Colours and coverage are rounded to 1/255; depth and parts are 0 where the mask is 0.
     """
@@ -51,62 +53,69 @@ def render_head(
     identity: int,
     *,
     source: HeadSource,
-    on_view: Callable[[], None] = lambda: None,
+    on_views: Callable[[int], None] = lambda count: None,
 ) -> Iterator[tuple[str, Arrays]]:
     """Renders one head for all the splits that show it.
+
+    Args:
+        config: of the data set.
+        identity: the head's number.
+        source: the family of heads that it belongs to.
+        on_views: told after each few views how many they were.
 
     Yields:
         (split, arrays): the record's fields, each with a leading view axis.
     """
-    neutral = np.zeros(source.expression_size, dtype=np.float32)
-    seed, state = head_seed(config, identity), None
-    if config.expression != "per_view":
-        expression = neutral
-        if config.expression == "per_identity":
-            expression = sample_expression(seed, size=source.expression_size)
-        state = source.head(seed, expression=expression, uv_size=config.uv_size)
+    shared = None if config.expression == "per_view" else _state(config, source, identity)
+    step = _TOGETHER if shared else 1
     for split in splits_of(config, identity):
         shown = head_views(config, identity, split=split)
-        records = []
-        for number, label in zip(shown.numbers, camera_labels(shown.views), strict=True):
-            records.append(
-                _record(config, label, state or _state_of_view(config, source, seed, number))
-            )
-            on_view()
-        yield split, _stack(shown, records)
+        pieces = []
+        for start in range(0, len(shown), step):
+            views = shown.views[start : start + step]
+            state = shared or _state(config, source, identity, view=int(shown.numbers[start]))
+            pieces.append(_render_views(state, camera_labels(views), config))
+            on_views(len(views))
+        yield split, _joined(shown, pieces)
 
 
-def _state_of_view(
-    config: HeadViewsConfig, source: HeadSource, seed: int, number: int
+def _state(
+    config: HeadViewsConfig, source: HeadSource, identity: int, *, view: int | None = None
 ) -> HeadState:
-    """The head in the expression of one view."""
-    view_seed = int(np.random.SeedSequence([seed, int(number)]).generate_state(1)[0])
-    expression = sample_expression(view_seed, size=source.expression_size)
+    """The head in its expression, or in that of one of its views."""
+    seed, size = head_seed(config, identity), source.expression_size
+    expression = np.zeros(size, dtype=np.float32)
+    if config.expression != "neutral":
+        entropy = [seed] if view is None else [seed, view]
+        expression_seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        expression = sample_expression(expression_seed, size=size)
     return source.head(seed, expression=expression, uv_size=config.uv_size)
 
 
-def _record(config: HeadViewsConfig, label: Float[np.ndarray, "25"], state: HeadState) -> Arrays:
-    camera = camera_from_label(label)
-    view = render_scene(
+def _render_views(
+    state: HeadState, labels: Float[np.ndarray, "v 25"], config: HeadViewsConfig
+) -> Arrays:
+    """Records of one state, with a leading view axis."""
+    view = render_views(
         state.scene,
-        Camera(cam2world=np.asarray(camera.cam2world), intrinsics=np.asarray(camera.intrinsics)),
+        camera_from_label(labels),
         resolution=config.resolution,
         supersample=config.supersample,
     )
-    return {
-        **quantise(view),
-        "camera": label,
+    shared = {
         "identity_code": state.identity_code,
         "expression_code": state.expression_code,
         "uv_positions": state.uv_positions,
         "uv_valid": state.uv_valid,
     }
+    repeated = {name: np.stack([value] * len(labels)) for name, value in shared.items()}
+    return {**quantise(view), "camera": labels, **repeated}
 
 
-def _stack(shown: ViewList, records: list[Arrays]) -> Arrays:
-    stacked = {}
-    if records:
-        stacked = {name: np.stack([record[name] for record in records]) for name in records[0]}
-    stacked["identity"] = np.full(len(shown), shown.identity, dtype=np.int32)
-    stacked["view"] = shown.numbers.astype(np.int32)
-    return stacked
+def _joined(shown: ViewList, pieces: list[Arrays]) -> Arrays:
+    joined = {}
+    if pieces:
+        joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    joined["identity"] = np.full(len(shown), shown.identity, dtype=np.int32)
+    joined["view"] = shown.numbers.astype(np.int32)
+    return joined

@@ -21,7 +21,7 @@ _FAINT = (120, 120, 128)
 
 
 def sheet_rows(
-    source: RecordSource, *, identities: int = 8, yaws: Sequence[float] = YAWS
+    source: RecordSource, *, identities: int = 8, yaws: Sequence[float | int] = YAWS
 ) -> list[list[Record]]:
     """Records for a sheet: evenly chosen identities, for each the views nearest to `yaws`."""
     known = np.unique(source.identities)
@@ -29,7 +29,9 @@ def sheet_rows(
     return [_nearest_views(source, int(identity), yaws) for identity in chosen]
 
 
-def _nearest_views(source: RecordSource, identity: int, yaws: Sequence[float]) -> list[Record]:
+def _nearest_views(
+    source: RecordSource, identity: int, yaws: Sequence[float | int]
+) -> list[Record]:
     records = [source[int(index)] for index in np.flatnonzero(source.identities == identity)]
     positions = np.stack([camera_from_label(record["camera"]).position for record in records])
     directions = positions / np.linalg.norm(positions, axis=1, keepdims=True)

@@ -52,7 +52,8 @@ def default_workers() -> int:
     """HEADJAX_WORKERS if set, otherwise one a core, at most 16."""
     text = os.environ.get("HEADJAX_WORKERS", "")
     if not text:
-        return min(16, len(os.sched_getaffinity(0)))
+        usable = getattr(os, "sched_getaffinity", None)  # Not on every system.
+        return min(16, len(usable(0)) if usable else os.cpu_count() or 1)
     if not text.isdigit() or int(text) < 1:
         raise UserError(f"HEADJAX_WORKERS is {text!r}; it must be a whole number from 1 on")
     return int(text)
@@ -69,10 +70,10 @@ def head_file(folder: Path, split: str, identity: int) -> Path:
 
 
 def render_to_spool(
-    config: HeadViewsConfig, identity: int, *, folder: Path, on_view: Callable[[], None]
+    config: HeadViewsConfig, identity: int, *, folder: Path, on_views: Callable[[int], None]
 ) -> None:
     """Renders one head and leaves its files in the spool, each complete or not there."""
-    head = render_head(config, identity, source=make_source(config), on_view=on_view)
+    head = render_head(config, identity, source=make_source(config), on_views=on_views)
     for split, arrays in head:
         path = head_file(folder, split, identity)
         part = path.with_suffix(".part")
@@ -116,15 +117,21 @@ class Spool:
         for identity in split_heads(self._config, split):
             path = head_file(self._folder, split, identity)
             if not self._workers and not path.exists():
-                render_to_spool(self._config, identity, folder=self._folder, on_view=self._count)
+                render_to_spool(self._config, identity, folder=self._folder, on_views=self._count)
             while not path.exists():
                 self._listen()
+                if all(worker.finished for worker in self._workers) and not path.exists():
+                    raise RuntimeError(f"the rendering workers ended without {path.name}")
             with np.load(path, allow_pickle=False) as arrays:
                 yield identity, dict(arrays)
             path.unlink()
-        self._drain()
 
-    def _count(self, views: int = 1) -> None:
+    def finish(self) -> None:
+        """Waits for the workers' last reports; call it when all records have been taken."""
+        while not all(worker.finished for worker in self._workers):
+            self._listen()
+
+    def _count(self, views: int) -> None:
         self._done += views
         seconds = max(time.perf_counter() - self._started, 1e-9)
         rate = self._done / seconds
@@ -134,15 +141,11 @@ class Spool:
 
     def _listen(self) -> None:
         """Takes the workers' messages; raises if one of them failed."""
-        for worker in self._workers:
-            views = worker.take()
-            if views:
-                self._count(views)
-        time.sleep(0.02)
-
-    def _drain(self) -> None:
-        if self._workers:
-            self._listen()
+        views = sum(worker.take() for worker in self._workers)
+        if views:
+            self._count(views)
+        else:
+            time.sleep(0.01)
 
 
 class _Worker:
@@ -151,6 +154,7 @@ class _Worker:
     def __init__(self, config: HeadViewsConfig, folder: Path, number: int, count: int):
         job = {"config": config.to_dict(), "folder": str(folder), "first": number, "step": count}
         self._log = folder / f"worker-{number}.log"
+        self.finished = False
         self._messages: queue.SimpleQueue = queue.SimpleQueue()
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
@@ -160,7 +164,8 @@ class _Worker:
                 stderr=log,
                 env=_worker_environment(),
             )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         for line in self._process.stdout:
@@ -178,6 +183,7 @@ class _Worker:
                     raise UserError(message["user_error"])
                 if "errno" in message:
                     raise OSError(message["errno"], os.strerror(message["errno"]))
+                self.finished = message.get("exit") == 0
                 if message.get("exit"):
                     tail = self._log.read_text(errors="replace")[-2000:]
                     raise RuntimeError(f"a rendering worker ended with {message['exit']}:\n{tail}")
@@ -187,6 +193,8 @@ class _Worker:
         """Ends the process, if it still runs, and waits for it."""
         self._process.kill()
         self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
 
 
 def _worker_environment() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A rendering worker: `python -m headjax.data.worker '<job as JSON>'`, started by `data.spool`.
 
 The job is {"config": …, "folder": …, "first": w, "step": n}: it renders heads w, w + n, … into the
-spool `folder`. Reports are JSON lines on standard output: {"views": 1} after each view, and
+spool `folder`. Reports are JSON lines on standard output: {"views": n} after each few views, and
 {"user_error": message} or {"errno": number} before it gives up.
 """
 
@@ -47,7 +47,7 @@ def _render_all(job: dict, report) -> None:
             config,
             identity,
             folder=Path(job["folder"]),
-            on_view=lambda: report({"views": 1}),
+            on_views=lambda count: report({"views": count}),
         )
 
 

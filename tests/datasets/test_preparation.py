@@ -34,7 +34,8 @@ def test_what_is_prepared_can_be_read_back(stand_in, tmp_path):
     assert not made.reused
     assert made.records == {"train": 30, "val_views": 20, "val_identities": 14}
     assert stand_in.made == 7
-    assert [tick.done for tick in ticks] == list(range(1, 65))
+    done = [tick.done for tick in ticks]
+    assert done == sorted(done) and done[-1] == 64
     assert ticks[-1].total == 64 and ticks[-1].rate > 0 and ticks[-1].eta == 0
     assert len(load_split(tmp_path / "set", "val_views")) == 20
     assert os.listdir(tmp_path) == ["set"]
@@ -103,7 +104,7 @@ def test_an_unfinished_preparation_is_discarded_and_redone(stand_in, tmp_path):
     assert os.listdir(tmp_path) == ["set"]
 
 
-@pytest.mark.parametrize("after", [1, 40, 63])
+@pytest.mark.parametrize("after", [6, 46, 57])
 def test_a_failure_leaves_nothing_behind(stand_in, tmp_path, after):
     def fail(progress):
         if progress.done == after:
