@@ -7,18 +7,38 @@ import functools
 import numpy as np
 from jaxtyping import Float, Int
 
-from headjax.head.procedural import build, ears, grid, sculpt
+from headjax.head.procedural import build, ears, grid, profiles
 
 TUBE_SIDES = 8
 FRAME_RADIUS = 0.0036
 
-# Bun and tail as chains of ellipsoids behind the head: centre, radii.
-BUN = (((0.0, 0.120, -0.168), (0.046, 0.044, 0.042)),)
-TAIL = (
-    ((0.0, 0.085, -0.170), (0.026, 0.026, 0.030)),
-    ((0.0, 0.020, -0.184), (0.036, 0.075, 0.030)),
-    ((0.0, -0.060, -0.178), (0.032, 0.080, 0.026)),
+# Buns and tails behind the head: height and depth of the middle line, half-width, half-depth.
+_BUN = np.array(
+    [
+        (0.168, -0.148, 0.004, 0.004),
+        (0.162, -0.158, 0.026, 0.024),
+        (0.145, -0.166, 0.041, 0.036),
+        (0.122, -0.170, 0.046, 0.041),
+        (0.098, -0.170, 0.041, 0.036),
+        (0.080, -0.166, 0.026, 0.023),
+        (0.074, -0.160, 0.004, 0.004),
+    ]
 )
+_TAIL = np.array(
+    [
+        (0.104, -0.136, 0.006, 0.006),
+        (0.108, -0.156, 0.018, 0.016),
+        (0.098, -0.176, 0.024, 0.019),
+        (0.070, -0.190, 0.031, 0.023),
+        (0.020, -0.196, 0.038, 0.027),
+        (-0.040, -0.194, 0.039, 0.027),
+        (-0.095, -0.188, 0.030, 0.021),
+        (-0.130, -0.184, 0.015, 0.012),
+        (-0.142, -0.183, 0.002, 0.002),
+    ]
+)
+_LOBE_RINGS = 22
+_LOBE_SPOKES = 20
 
 
 def tube(
@@ -50,18 +70,59 @@ def tube(
     return vertices, faces
 
 
-def ellipsoid(
-    centre: tuple[float, float, float], radii: tuple[float, float, float]
-) -> tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"], Float[np.ndarray, "v 3"]]:
-    """Vertices, triangles and unit-sphere positions of an ellipsoid with vertical poles."""
-    unit, faces = _upright_sphere()
-    return unit * np.asarray(radii) + np.asarray(centre), faces, unit
+@functools.lru_cache(maxsize=2)
+def hair_lobe(
+    kind: str,
+) -> tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"], Float[np.ndarray, "v 2"]]:
+    """Vertices, triangles and (turn, height) of a bun or a ponytail behind the template."""
+    profile = _BUN if kind == "bun" else _TAIL
+    along = np.linspace(0, len(profile) - 1, _LOBE_RINGS)
+    y, z, width, depth = profiles.hermite(along, np.arange(len(profile)), profile).T[:, :, None]
+    tangent = np.stack([np.gradient(y[:, 0]), np.gradient(z[:, 0])], -1)
+    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
+    turn = np.arange(_LOBE_SPOKES) / _LOBE_SPOKES * 2 * np.pi
+    x = width * np.sin(turn)
+    over = depth * np.cos(turn)
+    ring = [x, y - over * tangent[:, 1:], z + over * tangent[:, :1]]
+    vertices = np.stack(ring, -1).reshape(-1, 3)
+    i, j = np.meshgrid(np.arange(_LOBE_RINGS - 1), np.arange(_LOBE_SPOKES), indexing="ij")
+    side = (j + 1) % _LOBE_SPOKES
+    a, b = i * _LOBE_SPOKES + j, i * _LOBE_SPOKES + side
+    c, d = a + _LOBE_SPOKES, b + _LOBE_SPOKES
+    faces = np.concatenate([np.stack(t, -1).reshape(-1, 3) for t in ((a, b, d), (a, d, c))])
+    if _volume(vertices, faces) < 0:
+        faces = faces[:, ::-1]
+    local = np.stack(np.broadcast_arrays(turn, y), -1).reshape(-1, 2)
+    return vertices, np.ascontiguousarray(faces), local
 
 
-@functools.lru_cache(maxsize=1)
-def _upright_sphere() -> tuple[np.ndarray, np.ndarray]:
-    vertices, faces, _ = sculpt.eyeball()
-    return vertices[:, [1, 2, 0]], faces
+def _volume(vertices: np.ndarray, faces: np.ndarray) -> float:
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    return float((np.cross(a, b) * c).sum())
+
+
+def onto_mesh(
+    points: Float[np.ndarray, "n 3"],
+    vertices: Float[np.ndarray, "v 3"],
+    faces: Int[np.ndarray, "f 3"],
+    *,
+    centre: tuple[float, float, float],
+) -> Float[np.ndarray, "n 3"]:
+    """Moves points outward from `centre` to where their ray leaves the mesh, if it meets it."""
+    ray = points - np.asarray(centre)
+    ray /= np.linalg.norm(ray, axis=1, keepdims=True)
+    a = vertices[faces[:, 0]]
+    ab, ac = vertices[faces[:, 1]] - a, vertices[faces[:, 2]] - a
+    p = np.cross(ray[:, None], ac[None])
+    det = (p * ab).sum(-1)
+    det = np.where(np.abs(det) < 1e-14, 1e-14, det)
+    t = points[:, None] - a
+    u = (p * t).sum(-1) / det
+    q = np.cross(t, ab[None])
+    v = (q * ray[:, None]).sum(-1) / det
+    far = (q * ac).sum(-1) / det
+    hit = (u >= 0) & (v >= 0) & (u + v <= 1) & (far > 0)
+    return points + np.where(hit, far, 0.0).max(1)[:, None] * ray
 
 
 def _rim(kind: str) -> Float[np.ndarray, "n 2"]:

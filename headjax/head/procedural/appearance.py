@@ -139,8 +139,8 @@ def _beard_texture(size: int, kind: str) -> np.ndarray:
 def scalp_paint(size: int, kind: str, fringe: float, side: float) -> Float[np.ndarray, "n n"]:
     """Coverage of hair painted on the skin below and around the shell."""
     reach = hairstyles.hairline(texel_canvas(size), kind=kind, fringe=fringe, side=side)
-    wide = {"bald": 0.040, "buzz": 0.016, "receding": 0.016}.get(kind, 0.008)
-    full = {"bald": 0.42, "buzz": 0.85}.get(kind, 1.0)
+    wide = {"bald": 0.060, "buzz": 0.016, "receding": 0.016}.get(kind, 0.008)
+    full = {"bald": 0.40, "buzz": 0.85}.get(kind, 1.0)
     return (full * smoothstep(-0.3 * wide, 0.7 * wide, reach)).astype(np.float32)
 
 
@@ -175,7 +175,10 @@ def skin_texture(person: Person, *, size: int = TEXTURE_SIZE) -> Float[np.ndarra
 
 def _paint_hair(image: np.ndarray, person: Person, size: int) -> None:
     color = np.asarray(person.hair_color, np.float32)
-    _blend(image, 0.9 * color, scalp_paint(size, person.hair, person.fringe, person.hair_side))
+    painted = 0.9 * color
+    if person.hair == "bald":
+        painted = np.minimum(painted, 0.70 * np.asarray(person.skin, np.float32))
+    _blend(image, painted, scalp_paint(size, person.hair, person.fringe, person.hair_side))
     if person.beard != "none":
         alpha = {"stubble": 0.28, "full": 0.93}.get(person.beard, 0.90)
         _blend(image, 0.85 * color, alpha * _beard_texture(size, person.beard))

@@ -50,7 +50,7 @@ def _basis(fields: dict[str, Field], *, lids: tuple[str, ...]) -> Float[np.ndarr
     at, points = grid.vertex_canvas(), template()[: main_count()]
     eyes, centres = _eye_canvas(), _eye_centres()
     count = len(sculpt.eyeball()[0])
-    hold = eye_plateau(points)[:, None]
+    hold = eye_plateau(points, outer=0.042)[:, None]
     left = points[:, :1] > 0
     columns = []
     for name, field in fields.items():
@@ -65,7 +65,7 @@ def _identity_basis() -> Float[np.ndarray, "v 3 i"]:
     basis = _basis(IDENTITY_FIELDS, lids=("eye_size", "eye_tilt"))
     size = list(IDENTITY_FIELDS).index("eye_size")
     for part, centre in zip(eye_slices(), _eye_centres(), strict=True):
-        basis[part, :, size] = 0.075 * (template()[part] - centre)
+        basis[part, :, size] = 0.060 * (template()[part] - centre)
     return basis
 
 

@@ -23,7 +23,7 @@ BROW_HEIGHT = 0.0440
 NOSE_TIP = np.array([0.0, -0.0410, 0.1860])
 NOSE_BASE = -0.0560
 MOUTH_HEIGHT = -0.0925
-MOUTH_HALF_WIDTH = 0.0380
+MOUTH_HALF_WIDTH = 0.0405
 CHIN = np.array([0.0, -0.1480, 0.1500])
 _POCKET = 0.0065  # half height of the band of rows that folds into the mouth
 
@@ -160,7 +160,7 @@ def chin_height(at: Canvas) -> Float[np.ndarray, "*b"]:
 
 def cheek_fields(at: Canvas) -> Float[np.ndarray, "*b"]:
     """Cheekbones, cheeks' hollow, jaw corner and temples along the outward ring direction."""
-    hollow = -0.0035 * bell((at.x - 0.0820) / 0.0250, (at.y + 0.0650) / 0.0250)
+    hollow = -0.0022 * bell((at.x - 0.0820) / 0.0250, (at.y + 0.0650) / 0.0250)
     corner = 0.0045 * bell((at.y + 0.0900) / 0.0240, (at.z - 0.0250) / 0.0380)
     temple = -0.0035 * bell((at.y - 0.0450) / 0.0280, (at.z - 0.0800) / 0.0260)
     fold = -0.0022 * bell((at.x - 0.0420 - 0.25 * (-0.06 - at.y)) / 0.0080, (at.y + 0.0680) / 0.020)

@@ -28,6 +28,7 @@ _LINE = np.array(
     ]
 )  # fmt: skip
 LONG_KINDS = ("bob", "long")
+FRINGED_KINDS = ("short", "side_part", "bob", "long")  # kinds whose front can hang
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,17 +53,16 @@ def hairline(at: Canvas, *, kind: str, fringe: float, side: float) -> Float[np.n
     degrees = np.rad2deg(np.abs(at.theta))
     line = profiles.hermite(degrees, _LINE[:, 0], _LINE[:, 1:])[..., 0]
     if kind == "receding":
-        temple = smoothstep(12, 30, degrees) * smoothstep(66, 46, degrees)
-        line = line + 0.022 * smoothstep(62, 30, degrees) + 0.034 * temple
+        line = line + 0.042 * smoothstep(66, 40, degrees)
     elif kind == "bald":
-        line = line + 0.6 * smoothstep(88, 70, degrees)
+        line = line + 0.16 * smoothstep(118, 62, degrees)
     forelock = smoothstep(52, 30, degrees)
     tilt = 0.010 * np.sin(at.theta) * side if kind == "side_part" else 0.0
-    drop = 0.0 if kind in ("receding", "bald", "buzz", "bun", "ponytail", "afro") else 0.045
+    drop = 0.045 if kind in FRINGED_KINDS else 0.0
     line = line - forelock * (fringe * drop + tilt)
     reach = (at.y - line) / _steepness(degrees)
     if kind == "bald":
-        reach = np.minimum(reach, 0.075 - at.y)
+        reach = np.minimum(reach, 0.6 * (0.100 - at.y))
     if kind in LONG_KINDS:
         low = -0.118 if kind == "bob" else -0.300
         aside = (degrees - 63.0 - 6.0 * smoothstep(0.05, -0.1, at.y)) * 0.0022
@@ -84,11 +84,12 @@ def _crown_bell(at: Canvas) -> np.ndarray:
     return smoothstep(0.03, 0.15, at.y)
 
 
-def _lumps(at: Canvas, count: int) -> np.ndarray:
-    """Soft curls: about `count` lumps round the head, -1..1."""
-    phase = count * at.theta
-    level = at.s * 3.1 * count
-    return np.sin(phase + 1.3 * np.sin(level)) * np.cos(level + 0.7 * np.sin(2 * at.theta))
+def _lumps(at: Canvas, size: float) -> np.ndarray:
+    """Soft curls of about the given size (world units) all over the head, -1..1."""
+    x, y, z = np.moveaxis(at.base * (2 * np.pi / size), -1, 0)
+    y = y + 0.8 * np.sin(0.5 * x)
+    waves = np.sin(x) * np.cos(y) + np.sin(y) * np.cos(z) + np.sin(z) * np.cos(x)
+    return np.tanh(1.2 * waves)
 
 
 def _thickness(at: Canvas, *, kind: str, fringe: float, side: float) -> Float[np.ndarray, "*b"]:
@@ -109,9 +110,9 @@ def _thickness(at: Canvas, *, kind: str, fringe: float, side: float) -> Float[np
         sweep = 0.0080 * front * top * smoothstep(0.06, -0.05, part)
         return (0.0110 + 0.0130 * top + sweep) * groove
     if kind == "curly":
-        return (0.0210 + 0.0070 * top) * (1 + 0.17 * _lumps(at, 9))
+        return (0.0220 + 0.0060 * top) * (1 + 0.20 * _lumps(at, 0.060))
     if kind == "afro":
-        return (0.0420 + 0.0030 * top) * (1 + 0.04 * _lumps(at, 11))
+        return (0.0420 + 0.0030 * top) * (1 + 0.05 * _lumps(at, 0.050))
     if kind in LONG_KINDS:
         groove = 1 - (0.32 - 0.28 * fringe) * bell(at.x / 0.010) * smoothstep(0.10, 0.14, at.y)
         return (0.0150 + 0.0080 * top) * groove
@@ -166,12 +167,11 @@ def hairstyle(kind: str, *, fringe: float, side: float) -> Hair:
 def strands(at: Canvas, *, kind: str, side: float) -> Float[np.ndarray, "*b"]:
     """Soft light and dark clumps along the strands, a factor about 1."""
     if kind in ("curly", "afro"):
-        return 1 + 0.20 * _lumps(at, 9 if kind == "curly" else 11)
+        return 1 + 0.20 * _lumps(at, 0.060 if kind == "curly" else 0.050)
     if kind in ("bald", "buzz", "receding"):
         return 1 + 0.05 * np.cos(9 * at.theta)
-    x = at.base[..., 0]
-    across = at.theta * 11 + 1.5 * np.sin(at.s * 14)
+    across = 10 * at.theta + 1.5 * np.sin(at.s * 12)
     if kind == "side_part":
-        across = 150 * at.z + 40 * x * side
+        across = across + 60 * at.base[..., 0] * side * _crown_bell(at)
     clumps = 0.6 * np.sin(across) + 0.4 * np.sin(1.9 * across + 1.0)
     return 1 + 0.13 * clumps

@@ -35,10 +35,11 @@ def _above_neck(at: Canvas) -> np.ndarray:
     return smoothstep(NECK_RIM, 0.84, at.s)
 
 
-def eye_plateau(p: Points, *, outer: float = 0.0480) -> np.ndarray:
+def eye_plateau(p: Points, *, outer: float = 0.0580) -> np.ndarray:
     """1 around each eye, lids included, 0 beyond the distance `outer`."""
     away = np.hypot(np.abs(p[..., 0]) - features.EYE_CENTRE[0], p[..., 1] - features.EYE_CENTRE[1])
-    return smoothstep(outer, 0.0270, away) * smoothstep(0.05, 0.09, p[..., 2])
+    inner = smoothstep(0.004, 0.020, np.abs(p[..., 0]))
+    return inner * smoothstep(outer, 0.0270, away) * smoothstep(0.05, 0.09, p[..., 2])
 
 
 def _from_eye(p: Points) -> Points:
@@ -74,7 +75,7 @@ def _eye_spacing(at: Canvas, p: Points) -> Points:
 
 
 def _eye_size(at: Canvas, p: Points) -> Points:
-    return 0.075 * _from_eye(p) * eye_plateau(p)[..., None]
+    return 0.060 * _from_eye(p) * eye_plateau(p)[..., None]
 
 
 def _eye_height(at: Canvas, p: Points) -> Points:
@@ -88,7 +89,7 @@ def _eye_tilt(at: Canvas, p: Points) -> Points:
 
 
 def _eye_depth(at: Canvas, p: Points) -> Points:
-    return vector(z=-0.0030 * eye_plateau(p))
+    return vector(z=-0.0020 * eye_plateau(p))
 
 
 def _nose_region(at: Canvas) -> np.ndarray:
@@ -137,7 +138,7 @@ def _lips_fullness(at: Canvas, p: Points) -> Points:
 
 
 def _mouth_width(at: Canvas, p: Points) -> Points:
-    return vector(0.100 * p[..., 0] * _mouth_bell(at, 0.060, 0.030))
+    return vector(0.075 * p[..., 0] * _mouth_bell(at, 0.060, 0.030))
 
 
 def _mouth_height(at: Canvas, p: Points) -> Points:

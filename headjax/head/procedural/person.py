@@ -30,7 +30,7 @@ GLASSES_KINDS = ("none", "round", "rectangular", "cat_eye")
 Color = tuple[float, float, float]
 
 _HAIR_ODDS = {
-    "female": (0.01, 0.00, 0.03, 0.07, 0.11, 0.10, 0.08, 0.18, 0.24, 0.09, 0.09),
+    "female": (0.01, 0.00, 0.02, 0.04, 0.07, 0.12, 0.08, 0.20, 0.27, 0.10, 0.09),
     "male": (0.11, 0.12, 0.15, 0.20, 0.17, 0.11, 0.05, 0.02, 0.04, 0.02, 0.01),
 }
 # From very light to very dark, displayed colours.

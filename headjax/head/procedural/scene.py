@@ -23,6 +23,7 @@ from headjax.head.procedural.person import Person
 from headjax.render.mesh import Scene, Surface
 from headjax.render.parts import PART_IDS
 
+LOBED_KINDS = ("bun", "ponytail")
 _EAR_NAMES = ("ear_size", "ear_flare")
 Vertices = Float[np.ndarray, "v 3"]
 
@@ -153,8 +154,8 @@ def _eye_colors(person: Person) -> Float[np.ndarray, "v 3"]:
     _, _, polar = sculpt.eyeball()
     iris = np.asarray(person.eye_color)
     radius = np.sin(np.minimum(polar, np.pi / 2)) * features.EYE_RADIUS
-    stops = [0.0, 0.0040, 0.0048, 0.0084, 0.0098, 0.0108, 0.0200, 0.0260]
-    white = np.array([0.93, 0.92, 0.91])
+    stops = [0.0, 0.0040, 0.0048, 0.0090, 0.0104, 0.0113, 0.0200, 0.0260]
+    white = np.array([0.90, 0.89, 0.88])
     colors = [0.03 * iris, 0.05 * iris, 0.9 * iris, 1.15 * iris, 0.35 * iris]
     colors += [white, white, 0.8 * white]
     table = np.clip(np.array(colors), 0, 1)
@@ -200,12 +201,9 @@ def _hair_surfaces(person: Person, shaped: Vertices, move) -> list[Surface]:
             closed=True,
         )
     ]
-    return surfaces + [_lobe(person, lobe, shaped, move) for lobe in lobes(person)]
-
-
-def lobes(person: Person) -> tuple:
-    """Ellipsoids of hair behind the head: (centre, radii) each."""
-    return {"bun": accessories.BUN, "ponytail": accessories.TAIL}.get(person.hair, ())
+    if person.hair in LOBED_KINDS:
+        surfaces.append(_lobe(person, shaped, move))
+    return surfaces
 
 
 @functools.lru_cache(maxsize=1)
@@ -221,22 +219,21 @@ def lobe_shift(shaped: Vertices) -> Float[np.ndarray, "3"]:
     return (shaped[back] - build.head_model().template[back]).mean(0)
 
 
-def _lobe(person: Person, lobe: tuple, shaped: Vertices, move) -> Surface:
-    vertices, faces, unit = accessories.ellipsoid(*lobe)
+def _lobe(person: Person, shaped: Vertices, move) -> Surface:
+    vertices, faces, local = accessories.hair_lobe(person.hair)
     vertices = vertices + lobe_shift(shaped)
     neck = np.zeros((len(vertices), 5), np.float32)
     neck[:, 1] = 1.0
-    turn = np.arctan2(unit[:, 0], unit[:, 2])
-    tone = 1 + 0.13 * np.sin(7 * turn + 4 * unit[:, 1])
+    tone = 1 + 0.12 * np.sin(6 * local[:, 0] + 25 * local[:, 1])
     color = np.asarray(person.hair_color) * tone[:, None]
     return Surface(
         vertices=move(vertices, neck).astype(np.float32),
         faces=faces,
         albedo=np.clip(color, 0, 1).astype(np.float32),
         part=PART_IDS["hair"],
-        specular=0.05,
+        specular=0.09,
         shininess=14.0,
-        occlusion=(0.75 + 0.25 * np.clip(unit[:, 1] + 0.3, 0, 1)).astype(np.float32),
+        occlusion=np.full(len(vertices), 0.85, np.float32),
         closed=True,
     )
 
@@ -270,21 +267,12 @@ def outer_surface(person: Person) -> Float[np.ndarray, "main 3"]:
     depth = np.linalg.norm(hair.offset, axis=1, keepdims=True) * person.hair_volume
     share = grid.smoothstep(0.0, 0.0040, depth)
     outer = skin + share * (shell - skin)
-    for centre, radii in lobes(person):
-        outer = _onto_ellipsoid(outer, np.asarray(centre) + lobe_shift(shaped), np.asarray(radii))
+    if person.hair in LOBED_KINDS:
+        behind = np.flatnonzero(np.cos(grid.vertex_canvas().theta) < -0.5)
+        vertices, faces, _ = accessories.hair_lobe(person.hair)
+        moved = vertices + lobe_shift(shaped)
+        outer[behind] = accessories.onto_mesh(outer[behind], moved, faces, centre=(0.0, 0.02, 0.0))
     return outer.astype(np.float32)
-
-
-def _onto_ellipsoid(points: Vertices, centre: np.ndarray, radii: np.ndarray) -> Vertices:
-    """Points whose outward ray from the head's axis leaves the ellipsoid go to where it leaves."""
-    ray = points - [0.0, 0.02, 0.0]
-    ray /= np.linalg.norm(ray, axis=1, keepdims=True)
-    p, d = (points - centre) / radii, ray / radii
-    a, b, c = (d * d).sum(1), (p * d).sum(1), (p * p).sum(1) - 1
-    root = b * b - a * c
-    far = (-b + np.sqrt(np.clip(root, 0, None))) / a
-    hit = (root > 0) & (far > 0)
-    return points + np.where(hit, far, 0)[:, None] * ray
 
 
 def outer_surface_map(
