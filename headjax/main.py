@@ -106,7 +106,7 @@ def _parse(arguments: list[str]) -> _Arguments:
     try:
         rest = parser(["headjax", *arguments], known_only=True)[1:]
     except flags.Error as error:
-        raise UserError(f"{str(error).removeprefix('flag ')} (--help lists all flags)") from error
+        raise UserError(f"{configs.flag_sentence(error)} (--help lists all flags)") from error
     for argument in rest:
         name = argument.lstrip("-").partition("=")[0]
         if argument.startswith("-") and name.partition(".")[0] not in ("config", "noconfig"):

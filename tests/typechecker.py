@@ -7,12 +7,15 @@ package is checked against its annotations, shapes included.
 
 import functools
 
-from beartype import beartype
+from beartype import BeartypeConf, beartype
+
+# An int is a float for Python's type checkers, and so it is here.
+_beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 
 def check(function):
     """`function` under beartype, except where JAX rebuilds a `flax.struct` dataclass."""
-    checked = beartype(function)
+    checked = _beartype(function)
     if function.__name__ != "__init__":
         return checked
 

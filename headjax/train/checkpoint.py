@@ -34,23 +34,25 @@ _log = logging.getLogger(__name__)
 class Checkpoints:
     """The checkpoints of one training run, one folder a step; the latest few are kept.
 
-    Use it as a context manager, or call `close`, which waits for the last save.
+    Use it as a context manager: leaving it waits for the last save.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2):
+        # Not `ocp.training.Checkpointer`: it reads the description of every step when it starts,
+        # so one damaged step, however old, would stop a run that has a good one.
         self._folder = Path(folder).absolute()
-        policies = ocp.training
-        self._checkpointer = policies.Checkpointer(
-            self._folder,
-            preservation_policy=policies.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True,
-        )
+        self._keep = keep
+        self._pending: ocp.AsyncResponse | None = None
+        with atomic.telling_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for cut_off in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(cut_off)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_error) -> None:
-        self.close()
+        self.wait()
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, readable or not, in ascending order."""
@@ -75,13 +77,14 @@ class Checkpoints:
             "schema_version": SCHEMA_VERSION,
             "seed": seed,
             "iterator": None if iterator is None else _jsonable(iterator.get_state()),
+            "form": _form(state),
             "checksums": _checksums(state),
         }
+        self.wait()
         with _telling_no_room(self._folder):
-            self._checkpointer.save_checkpointables_async(
-                step,
+            self._pending = ocp.save_checkpointables_async(
+                self._folder / str(step),
                 {_STATE: state},
-                force=True,
                 custom_metadata=notes | {"digest": _digest(notes)},
             )
 
@@ -125,25 +128,29 @@ class Checkpoints:
         return None
 
     def wait(self) -> None:
-        """Returns when the last save is on the disk."""
+        """Returns when the last save is on the disk, and removes checkpoints that are too old."""
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
         with _telling_no_room(self._folder):
-            self._checkpointer.wait()
-
-    def close(self) -> None:
-        """Waits for the last save and lets go of the folder."""
-        with _telling_no_room(self._folder):
-            self._checkpointer.close()
+            pending.result()
+        if jax.process_index() == 0:
+            for step in self.steps()[: -self._keep]:
+                shutil.rmtree(self._folder / str(step))
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, dict]:
-        notes = dict(self._checkpointer.checkpointables_metadata(step).custom_metadata or {})
+        path = self._folder / str(step)
+        notes = dict(ocp.checkpointables_metadata(path).custom_metadata or {})
         if notes.pop("digest", None) != _digest(notes):
             raise ValueError("its description is damaged")
         if notes["schema_version"] > SCHEMA_VERSION:
             raise UserError(
-                f"{self._folder / str(step)} was written by a newer headjax (schema "
+                f"{path} was written by a newer headjax (schema "
                 f"{notes['schema_version']}, this one reads up to {SCHEMA_VERSION}); update headjax"
             )
-        state = self._checkpointer.load_checkpointables(step, {_STATE: abstract})[_STATE]
+        _check_form(notes["form"], abstract)
+        state = ocp.load_checkpointables(path, {_STATE: abstract})[_STATE]
+        _check_form(_form(state), abstract)
         if _checksums(state) != notes["checksums"]:
             raise ValueError("its values do not match their checksums")
         return state, notes
@@ -155,8 +162,6 @@ class Checkpoints:
                 self._folder / str(step), why, using,
             )  # fmt: skip
             shutil.rmtree(self._folder / str(step))
-        if unreadable:
-            self._checkpointer.reload()
 
     def _check_finite(self, step: int, state: Any) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(state):
@@ -222,6 +227,22 @@ def _check_leaves(state: Any) -> None:
                 f"state{jax.tree_util.keystr(path)}: a checkpoint holds JAX arrays of at least one "
                 f"element, got {type(leaf).__name__} of shape {np.shape(leaf)}"
             )
+
+
+def _form(state: Any) -> dict[str, str]:
+    """The type and shape of every leaf by its name, `float32[3, 4]`."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def _check_form(form: Mapping[str, str], abstract: Any) -> None:
+    """Raises ValueError naming the first leaf that is not as expected."""
+    expected = _form(abstract)
+    for name in sorted({*form, *expected}):
+        if form.get(name) != expected.get(name):
+            raise ValueError(f"{name} is {form.get(name)}, this run needs {expected.get(name)}")
 
 
 def _host(leaf: jax.Array) -> np.ndarray | None:

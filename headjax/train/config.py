@@ -106,7 +106,7 @@ def keep(workdir: Path, config: Config) -> bool:
     path = workdir / FILE
     values = plain(config.values)
     if path.exists():
-        changes = differences(read_json(path)["values"], values)
+        changes = differences(plain(read(workdir).values), values)
         if changes:
             raise UserError(
                 f"{workdir} was made with another config ({'; '.join(changes)}); use another "
@@ -174,6 +174,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def flag_sentence(error: flags.Error) -> str:
+    """absl's complaint about a flag, as one line."""
+    text = str(error).removeprefix("flag ").split("\n")[0]
+    return text.split(": (")[0] + ": give true or false" if "Non-boolean" in text else text
+
+
 def _presets(module: ModuleType) -> dict[str, str]:
     """Preset names with a line about each; a bare list of names has no lines."""
     named = getattr(module, "PRESETS", {})
@@ -204,7 +210,7 @@ def _override(values: ml_collections.ConfigDict, overrides: list[str]) -> None:
         config_flags.DEFINE_config_dict("config", values, flag_values=parser, sys_argv=arguments)
         rest = parser(arguments)[1:]
     except flags.Error as error:
-        raise UserError(str(error).removeprefix("flag ").split("\n")[0]) from error
+        raise UserError(flag_sentence(error)) from error
     if rest:
         raise UserError(
             f"unexpected argument {rest[0]!r}; overrides look like --config.field=value"

@@ -5,12 +5,13 @@ and rates stand there and nowhere else, so that every other artefact of a run is
 TensorBoard's event files lie beside it in `tensorboard/`.
 """
 
+import io
 import json
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import tensorboardX
 import tqdm
@@ -26,7 +27,7 @@ class Logger:
         stream: where lines and bars go, stderr by default.
     """
 
-    def __init__(self, workdir: Path | None, *, stream: TextIO | None = None):
+    def __init__(self, workdir: Path | None, *, stream: io.TextIOBase | None = None):
         self._stream = sys.stderr if stream is None else stream
         self._metrics = None if workdir is None else _open_lines(Path(workdir) / "metrics.jsonl")
         self._board_folder = None if workdir is None else Path(workdir) / "tensorboard"
@@ -90,7 +91,7 @@ class Logger:
 class Progress:
     """How far a loop is: a bar on a terminal, a line every so often elsewhere."""
 
-    def __init__(self, label: str, *, total: int, start: int, unit: str, stream: TextIO):
+    def __init__(self, label: str, *, total: int, start: int, unit: str, stream: io.TextIOBase):
         self._label, self._total, self._unit, self._stream = label, total, unit, stream
         self._done, self._note = start, ""
         self._last_line = time.monotonic()
@@ -151,7 +152,7 @@ def _rate(rate: float, unit: str) -> str:
     return f"{rate:.3g} {unit}s/s" if rate >= 1 else f"{1 / rate:.3g} s/{unit}"
 
 
-def _open_lines(path: Path) -> TextIO:
+def _open_lines(path: Path) -> io.TextIOBase:
     """The file, ready to append to, without the half line that a killed run may have left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():

@@ -87,7 +87,7 @@ def linear_task(x, y, *, settings) -> loop.Task:
         ema = (
             ema_update(state.ema, params, step=state.step, decay=0.9) if settings.average else None
         )
-        metrics = {"loss": value, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
         return state.replace(params=params, opt_state=opt_state, ema=ema), metrics
 
     def batches():

@@ -1,0 +1,88 @@
+import io
+import json
+
+import ml_collections
+import pytest
+
+from headjax.errors import UserError
+from headjax.train import stages
+from headjax.train.logging import Logger
+from headjax.train.stages import Context, Stage, run_stages
+
+
+def context(folder, **values):
+    config = ml_collections.FrozenConfigDict({"steps": 3, "rates": (0.1, 1), **values})
+    logger = Logger(None, stream=io.StringIO())
+    return Context(config=config, workdir=folder, data_dir=folder, logger=logger, seed=0)
+
+
+def recording(names, calls, *, failing=()):
+    def run(name):
+        def stage(_context):
+            calls.append(name)
+            if name in failing:
+                raise RuntimeError(name)
+
+        return stage
+
+    return [Stage(name, run(name)) for name in names]
+
+
+def test_stages_run_in_order_and_once(tmp_path):
+    calls = []
+    every = recording("abc", calls)
+    assert run_stages(every, context(tmp_path)) == ["a", "b", "c"]
+    assert run_stages(every, context(tmp_path)) == []
+    assert calls == ["a", "b", "c"]
+
+
+def test_a_cut_off_stage_is_run_again_and_those_before_it_are_not(tmp_path):
+    calls = []
+    with pytest.raises(RuntimeError, match="b"):
+        run_stages(recording("abc", calls, failing="b"), context(tmp_path))
+    assert run_stages(recording("abc", calls), context(tmp_path)) == ["b", "c"]
+    assert calls == ["a", "b", "b", "c"]
+
+
+def test_a_marker_of_another_config_is_refused(tmp_path):
+    run_stages(recording("a", []), context(tmp_path))
+    with pytest.raises(UserError, match="a.json was written for another config"):
+        run_stages(recording("a", []), context(tmp_path, steps=4))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"config_hash": "x"}'])
+def test_a_damaged_marker_is_named(tmp_path, text):
+    run_stages(recording("a", []), context(tmp_path))
+    (tmp_path / "stages" / "a.json").write_text(text)
+    with pytest.raises(UserError, match="a.json is damaged"):
+        run_stages(recording("a", []), context(tmp_path))
+
+
+def test_a_marker_of_a_newer_schema_is_refused(tmp_path):
+    run_stages(recording("a", []), context(tmp_path))
+    marker = tmp_path / "stages" / "a.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"schema_version": 99}))
+    with pytest.raises(UserError, match="newer headjax"):
+        run_stages(recording("a", []), context(tmp_path))
+
+
+def test_the_fingerprint_sees_values_and_not_their_order_or_kind_of_sequence():
+    one = stages.config_hash({"a": 1, "b": {"c": (1, 2.5)}})
+    assert one == stages.config_hash({"b": {"c": [1, 2.5]}, "a": 1})
+    assert one != stages.config_hash({"b": {"c": [1, 2.25]}, "a": 1})
+
+
+def test_one_work_directory_serves_one_run_at_a_time(tmp_path):
+    workdir = tmp_path / "new" / "run"
+    with stages.locked(workdir):
+        with pytest.raises(UserError, match=r"another run \(process \d+\) is working in"):
+            with stages.locked(workdir):
+                pass
+    with stages.locked(workdir):
+        pass
+
+
+def test_a_work_directory_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file"), stages.locked(tmp_path / "file"):
+        pass
