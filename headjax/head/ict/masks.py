@@ -57,7 +57,7 @@ def brows(points: Points, landmarks: Float[np.ndarray, "68 3"]) -> tuple[Mask, M
     masks = []
     for line in (landmarks[22:27], landmarks[21:16:-1]):
         distance, along = _distance_to_line(points, line - np.array([0.0, 0.30, 0.0]))
-        half_width = 0.56 - 0.30 * along**2
+        half_width = 0.50 - 0.26 * along**2
         masks.append(ramp(1.35, 0.65, distance / half_width))
     return masks[0], masks[1]
 
@@ -86,52 +86,67 @@ def nose(points: Points, landmarks: Float[np.ndarray, "68 3"]) -> Mask:
     return ramp(-0.15, 0.15, _inside(points[:, :2], polygon)) * (points[:, 2] > 8.0)
 
 
+# The head's wall beside the ear: height, half-width.
+_EAR_WALL = ((-3.0, 6.40), (-2.0, 6.60), (-1.0, 6.85), (0.0, 7.10), (1.0, 7.25), (2.0, 7.40))
+_EAR_WALL += ((3.0, 7.60), (4.0, 7.85), (5.0, 8.05))
+
+
 def ears(points: Points) -> tuple[Mask, Mask]:
-    """Left and right ear: what stands off the side of the head."""
+    """Left and right ear: what stands off the side of the head, and the bowl within."""
     x, y, z = np.abs(points[:, 0]), points[:, 1], points[:, 2]
-    line = 6.95 + 0.06 * np.clip(z - 1.0, -4.0, 4.0)
-    off = ramp(-0.15, 0.25, x - line) * (y > -3.2) * (y < 6.3) * (z < 2.6) * (z > -4.0)
-    return off * (points[:, 0] > 0), off * (points[:, 0] < 0)
+    height, wall = np.array(_EAR_WALL).T
+    off = ramp(-0.10, 0.15, x - np.interp(y, height, wall)) * (y > -2.9) * (y < 5.0)
+    off = off * ramp(2.1, 1.7, z) * ramp(-3.0, -2.6, z)
+    bowl = ramp(1.1, 0.9, np.hypot((y - 0.9) / 2.0, (z - 0.7) / 1.2)) * (x > 5.0)
+    ear = np.maximum(off, bowl)
+    return ear * (points[:, 0] > 0), ear * (points[:, 0] < 0)
 
 
-# Where hair begins: |longitude| in degrees, profile position.
+# Where hair begins: |longitude| in degrees, profile position, half-width of the soft edge.
 _HAIRLINE = (
-    (0.0, 0.150),
-    (25.0, 0.155),
-    (45.0, 0.185),
-    (60.0, 0.235),
-    (66.0, 0.300),
-    (72.0, 0.400),
-    (84.0, 0.420),
-    (100.0, 0.400),
-    (118.0, 0.560),
-    (135.0, 0.690),
-    (160.0, 0.730),
-    (180.0, 0.740),
+    (0.0, 0.155, 0.012),
+    (28.0, 0.155, 0.012),
+    (44.0, 0.180, 0.014),
+    (56.0, 0.235, 0.016),
+    (62.0, 0.300, 0.018),
+    (65.0, 0.400, 0.020),
+    (69.0, 0.500, 0.030),
+    (75.0, 0.500, 0.030),
+    (78.0, 0.400, 0.020),
+    (84.0, 0.335, 0.018),
+    (98.0, 0.335, 0.018),
+    (107.0, 0.440, 0.030),
+    (116.0, 0.620, 0.035),
+    (135.0, 0.730, 0.035),
+    (180.0, 0.760, 0.030),
 )
 
 
 def scalp(points: Points, *, lift: float = 0.0) -> Mask:
     """Where hair grows; `lift` > 0 raises the front hairline by so much profile position."""
     degrees = np.abs(np.degrees(canonical.longitude(points)))
-    angle, line = np.array(_HAIRLINE).T
+    angle, line, soft = np.array(_HAIRLINE).T
     front = np.clip(1 - angle / 70, 0, 1)
     start = np.interp(degrees, angle, line - lift * front)
-    mask = ramp(0.012, -0.012, canonical.profile_position(points) - start)
+    edge = (canonical.profile_position(points) - start) / np.interp(degrees, angle, soft)
     left, right = ears(points)
-    return mask * (1 - left) * (1 - right)
+    return ramp(1.0, -1.0, edge) * (1 - left) * (1 - right)
+
+
+# The jaw's corner and the ear's lobe, centimetres; from there the nape's hairline goes on.
+_JAW_CORNER = np.array([(5.9, -4.9, 3.2), (6.4, -3.1, 0.6)])
+_NAPE = ((112.0, 0.70), (135.0, 0.73), (180.0, 0.76))
 
 
 def neck(points: Points, landmarks: Float[np.ndarray, "68 3"]) -> Mask:
     """Below the jaw line, and below the nape's hairline behind it."""
-    jaw = landmarks[8:17]
+    jaw = np.concatenate([landmarks[8:13], _JAW_CORNER])
     degrees = np.degrees(canonical.longitude(jaw))
-    line = canonical.profile_position(jaw) + 0.014
-    behind = ((100.0, 0.58), (118.0, 0.60), (180.0, 0.74))
-    angle = np.concatenate([degrees, [a for a, _ in behind]])
-    start = np.concatenate([line, [s for _, s in behind]])
+    angle = np.concatenate([degrees, [a for a, _ in _NAPE]])
+    start = np.concatenate([canonical.profile_position(jaw) + 0.014, [s for _, s in _NAPE]])
     at = np.interp(np.abs(np.degrees(canonical.longitude(points))), angle, start)
-    return ramp(-0.01, 0.01, canonical.profile_position(points) - at)
+    left, right = ears(points)
+    return ramp(-0.01, 0.01, canonical.profile_position(points) - at) * (1 - left) * (1 - right)
 
 
 def region_masks(

@@ -14,7 +14,7 @@ from headjax.errors import UserError
 from headjax.head import atlas
 from headjax.head.ict import canonical
 from headjax.head.ict.clip import Cut, cut_above
-from headjax.head.ict.files import LANDMARKS, RANGES, SKIN, IctFiles, read_files
+from headjax.head.ict.files import LANDMARKS, RANGES, IctFiles, read_files
 from headjax.head.ict.masks import region_masks
 from headjax.head.model import HeadModel
 
@@ -42,9 +42,9 @@ def _kept_parts(files: IctFiles) -> _Parts:
     faces = files.faces[(part[files.faces] >= 0).all(1)]
     y, z = files.vertices[:, 1], files.vertices[:, 2]
     cut = cut_above(faces, y + canonical.CUT_TILT * z - canonical.CUT_LEVEL)
-    names = (*RANGES, "lid")
-    skin = np.full(len(cut.ends) + 1, names.index("head"))
-    return _Parts(cut, np.concatenate([part[cut.kept], skin]), names)
+    names = tuple(RANGES)
+    rim_and_lid = np.full(len(cut.ends) + 1, names.index("head"))
+    return _Parts(cut, np.concatenate([part[cut.kept], rim_and_lid]), names)
 
 
 def _face_order(vertices: Float[np.ndarray, "v 3"], parts: _Parts) -> Int[np.ndarray, "f"]:

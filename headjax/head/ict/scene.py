@@ -123,8 +123,21 @@ class _Painting(NamedTuple):
     neck: Float[np.ndarray, "v"]
 
 
-def _painting(model: HeadModel) -> _Painting:
-    points, marks = _neutral(model)
+class _ByIdentity(NamedTuple):
+    """A model as the key of a cache: the object itself, not what is in it."""
+
+    model: HeadModel
+
+    def __hash__(self):
+        return id(self.model)
+
+    def __eq__(self, other):
+        return self.model is other.model
+
+
+@functools.lru_cache(maxsize=2)
+def _painting(key: _ByIdentity) -> _Painting:
+    points, marks = _neutral(key.model)
     return _Painting(
         points,
         marks,
@@ -221,16 +234,18 @@ def ict_scene(
       Head, lining of the mouth with teeth, and eyes, with CelebAMask-HQ labels.
     """
     vertices = np.asarray(skin(model, identity=identity, expression=expression, pose=pose))
-    looks, painting = sample_looks(seed), _painting(model)
+    looks, painting = sample_looks(seed), _painting(_ByIdentity(model))
     color, part, shine = _head_surface(model, painting, looks)
-    inner = ("mouth_socket", "teeth", "eye_sockets", "left_eyeball", "right_eyeball")
-    lining = _faces_of(model, ("mouth_socket", "eye_sockets", "teeth"))
-    outer = ~np.any([lining, _faces_of(model, inner)], 0)
+    linings = ("mouth_socket", "eye_sockets", "teeth")
+    lining = _faces_of(model, linings)
+    lid = (np.asarray(model.faces) == len(vertices) - 1).any(1)
+    outer = ~np.any([lining, _faces_of(model, ("eyes",)), lid], 0)
     dark = _mix(color, np.array([0.25, 0.08, 0.08]), model.regions["mouth_socket"] * 1.0)
     dark = _mix(dark, np.array([0.86, 0.83, 0.77]), model.regions["teeth"] * 1.0)
     dark = _mix(dark, looks.skin * 0.35, model.regions["eye_sockets"] * 1.0)
     surfaces = [
         _surface(vertices, model.faces[outer], color, part=part[outer], specular=shine),
+        _surface(vertices, model.faces[lid], color, part=PART_IDS["neck"]),
         _surface(vertices, model.faces[lining], dark, part=PART_IDS["mouth"]),
     ]
     for name, label in (("left_eyeball", "l_eye"), ("right_eyeball", "r_eye")):
