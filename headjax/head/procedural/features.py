@@ -115,8 +115,8 @@ def mouth_curves(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
     q = np.clip(x / MOUTH_HALF_WIDTH, 0, 1.6)
     arch = np.clip(1 - q * q, 0, None)
     crease = MOUTH_HEIGHT + 0.0015 * q * q - 0.0008 * np.cos(np.pi * np.clip(q, 0, 1) * 2)
-    upper = 0.0125 * arch**0.80 * (1 - 0.20 * bell(x / 0.0050)) + 1e-5
-    lower = 0.0155 * arch**0.70 + 1e-5
+    upper = 0.0122 * arch**0.68 * (1 - 0.20 * bell(x / 0.0050)) + 1e-5
+    lower = 0.0148 * arch**0.55 + 1e-5
     return q, crease, upper, lower
 
 

@@ -1,9 +1,8 @@
 """Hair as canonical fields: where it grows, how far it stands off, how its strands run.
 
-A hairstyle is a set of fields on the canvas of the template: `reach` is the signed distance inside
-the hairline (world units, negative outside), `offset` the vector from the skin to the hair's outer
-surface, `tone` the low-frequency light and dark of the strands. Hair rides on the skin: a person's
-hair is the person's skin plus the offset, scaled by the person's volume.
+A hairstyle is a set of fields on the canvas of the template. Hair rides on the skin: a person's
+hair is the person's skin plus thickness times volume along the normals, tapering to nothing at the
+hairline; long hair hangs from the widest part of the person's own head.
 """
 
 from __future__ import annotations
@@ -28,24 +27,29 @@ _LINE = np.array(
     ]
 )  # fmt: skip
 LONG_KINDS = ("bob", "long")
-FRINGED_KINDS = ("short", "side_part", "bob", "long")  # kinds whose front can hang
 
 
 @dataclass(frozen=True, eq=False)
 class Hair:
-    """Canonical hair on a canvas.
+    """Canonical hair on the main surface's vertices.
 
     Attributes:
-      reach: [*b] signed distance inside the hairline.
-      offset: [*b, 3] skin to outer surface for volume 1; zero where there is no hair.
-      tuck: [*b, 3] into the skin beyond the hairline, so that the shell ends exactly there.
-      tone: [*b] factor of the hair's colour, about 1.
+      kind: one of `person.HAIR_KINDS`.
+      reach: [v] signed distance inside the hairline.
+      thickness: [v] how far the hair stands off for volume 1, hairline aside.
+      rise: [v] 0 at the hairline, 1 well inside it.
+      normals: [v, 3] directions in which it stands off.
+      tuck: [v, 3] into the skin beyond the hairline, so that the shell ends exactly there.
+      tone: [v] factor of the hair's colour, about 1.
     """
 
-    reach: Float[np.ndarray, "*b"]
-    offset: Float[np.ndarray, "*b 3"]
-    tuck: Float[np.ndarray, "*b 3"]
-    tone: Float[np.ndarray, "*b"]
+    kind: str
+    reach: Float[np.ndarray, "v"]
+    thickness: Float[np.ndarray, "v"]
+    rise: Float[np.ndarray, "v"]
+    normals: Float[np.ndarray, "v 3"]
+    tuck: Float[np.ndarray, "v 3"]
+    tone: Float[np.ndarray, "v"]
 
 
 def hairline(at: Canvas, *, kind: str, fringe: float, side: float) -> Float[np.ndarray, "*b"]:
@@ -56,9 +60,9 @@ def hairline(at: Canvas, *, kind: str, fringe: float, side: float) -> Float[np.n
         line = line + 0.042 * smoothstep(66, 40, degrees)
     elif kind == "bald":
         line = line + 0.16 * smoothstep(118, 62, degrees)
-    forelock = smoothstep(52, 30, degrees)
+    forelock = smoothstep(62, 26, degrees)
     tilt = 0.010 * np.sin(at.theta) * side if kind == "side_part" else 0.0
-    drop = 0.045 if kind in FRINGED_KINDS else 0.0
+    drop = {"short": 0.028, "side_part": 0.036, "bob": 0.045, "long": 0.045}.get(kind, 0.0)
     line = line - forelock * (fringe * drop + tilt)
     reach = (at.y - line) / _steepness(degrees)
     if kind == "bald":
@@ -112,7 +116,7 @@ def _thickness(at: Canvas, *, kind: str, fringe: float, side: float) -> Float[np
     if kind == "curly":
         return (0.0220 + 0.0060 * top) * (1 + 0.20 * _lumps(at, 0.060))
     if kind == "afro":
-        return (0.0420 + 0.0030 * top) * (1 + 0.05 * _lumps(at, 0.050))
+        return (0.0370 + 0.0020 * top) * (1 + 0.05 * _lumps(at, 0.050))
     if kind in LONG_KINDS:
         groove = 1 - (0.32 - 0.28 * fringe) * bell(at.x / 0.010) * smoothstep(0.10, 0.14, at.y)
         return (0.0150 + 0.0080 * top) * groove
@@ -130,17 +134,20 @@ def _rounded(x: np.ndarray) -> np.ndarray:
     return 1 - (1 - np.clip(x, 0, 1)) ** 2.4
 
 
-def _curtain(points: np.ndarray, thickness: np.ndarray, at: Canvas, kind: str) -> np.ndarray:
-    """Offset of hair that hangs from the widest part of the head; needs the vertex grid."""
+def _curtain(
+    points: Float[np.ndarray, "v 3"], thickness: Float[np.ndarray, "v"], *, kind: str
+) -> Float[np.ndarray, "v"]:
+    """How far hair that hangs from the widest part of the head stands off below it."""
     shape = (grid.ROWS, grid.COLUMNS)
     flat = points[1:-1].reshape(*shape, 3)
     radial = np.hypot(flat[..., 0], flat[..., 2] - _AXIS_Z)
     grown = radial + thickness[1:-1].reshape(shape)
-    hanging = np.maximum.accumulate(np.where(flat[..., 1] < 0.06, grown, 0.0), axis=0)
+    below = flat[..., 1] < 0.06
+    hanging = np.maximum.accumulate(np.where(below & (flat[..., 1] > -0.03), grown, 0.0), axis=0)
     drop = np.clip(0.02 - flat[..., 1], 0, None)
-    inward = 0.16 if kind == "bob" else 0.05
-    out = np.maximum(hanging - inward * drop * smoothstep(0.0, 0.08, drop), grown)
-    extra = np.where(flat[..., 1] < 0.06, out - radial, 0.0)
+    inward = 0.16 if kind == "bob" else 0.10
+    out = hanging - inward * drop * smoothstep(0.0, 0.08, drop)
+    extra = np.where(below, np.maximum(out - radial, 0.3 * thickness[1:-1].reshape(shape)), 0.0)
     return np.concatenate([[0.0], extra.reshape(-1), [0.0]])
 
 
@@ -148,26 +155,39 @@ def _curtain(points: np.ndarray, thickness: np.ndarray, at: Canvas, kind: str) -
 def hairstyle(kind: str, *, fringe: float, side: float) -> Hair:
     """Canonical hair of a kind on the vertex grid. Cached by its arguments."""
     at = grid.vertex_canvas()
-    points = sculpt.sculpted(at, with_ears=False)
     reach = hairline(at, kind=kind, fringe=fringe, side=side)
-    thick = _thickness(at, kind=kind, fringe=fringe, side=side)
-    rise = _rounded(reach / _edge(kind))
+    normals = grid.main_normals(sculpt.sculpted(at, with_ears=False))
     sunk = np.clip(0.35 * reach, -TUCK, 0.0)
-    normals = grid.main_normals(points)
-    depth = thick * rise
-    offset = normals * depth[:, None]
-    if kind in LONG_KINDS:
-        flat = np.stack([np.sin(at.theta), 0 * at.s, np.cos(at.theta)], -1)
-        extra = _curtain(points, thick, at, kind) * rise
-        low = smoothstep(0.06, 0.0, at.y)[:, None]
-        offset = offset * (1 - low) + flat * extra[:, None] * low
-    return Hair(reach, offset, normals * sunk[:, None], strands(at, kind=kind, side=side))
+    return Hair(
+        kind=kind,
+        reach=reach,
+        thickness=_thickness(at, kind=kind, fringe=fringe, side=side),
+        rise=_rounded(reach / _edge(kind)),
+        normals=normals,
+        tuck=normals * sunk[:, None],
+        tone=strands(at, kind=kind, side=side),
+    )
+
+
+def stand_off(
+    hair: Hair, points: Float[np.ndarray, "v 3"], *, volume: float
+) -> Float[np.ndarray, "v 3"]:
+    """Skin to the hair's outer surface for a head's main surface; zero where there is none."""
+    thickness = volume * hair.thickness
+    offset = hair.normals * (thickness * hair.rise)[:, None]
+    if hair.kind not in LONG_KINDS:
+        return offset
+    at = grid.vertex_canvas()
+    flat = np.stack([np.sin(at.theta), 0 * at.s, np.cos(at.theta)], -1)
+    hanging = flat * (_curtain(points, thickness, kind=hair.kind) * hair.rise)[:, None]
+    low = smoothstep(0.06, 0.0, at.y)[:, None]
+    return offset * (1 - low) + hanging * low
 
 
 def strands(at: Canvas, *, kind: str, side: float) -> Float[np.ndarray, "*b"]:
     """Soft light and dark clumps along the strands, a factor about 1."""
     if kind in ("curly", "afro"):
-        return 1 + 0.20 * _lumps(at, 0.060 if kind == "curly" else 0.050)
+        return 1 + 0.14 * _lumps(at, 0.060 if kind == "curly" else 0.050)
     if kind in ("bald", "buzz", "receding"):
         return 1 + 0.05 * np.cos(9 * at.theta)
     across = 10 * at.theta + 1.5 * np.sin(at.s * 12)

@@ -51,11 +51,11 @@ def _skull_width(at: Canvas, p: Points) -> Points:
 
 
 def _skull_height(at: Canvas, p: Points) -> Points:
-    return vector(y=0.0060 * smoothstep(0.02, 0.19, at.y))
+    return vector(y=0.0045 * smoothstep(0.02, 0.19, at.y))
 
 
 def _skull_depth(at: Canvas, p: Points) -> Points:
-    return vector(z=-0.0085 * smoothstep(0.02, -0.15, at.z) * smoothstep(-0.12, 0.0, at.y))
+    return vector(z=-0.0070 * smoothstep(0.02, -0.15, at.z) * smoothstep(-0.12, 0.0, at.y))
 
 
 def _forehead_slope(at: Canvas, p: Points) -> Points:
@@ -173,13 +173,13 @@ def _jaw_angle(at: Canvas, p: Points) -> Points:
 
 def _ear_size(at: Canvas, p: Points) -> Points:
     centre = vector(at.side * ears.EAR_CENTRE[0], *ears.EAR_CENTRE[1:])
-    return 0.10 * (p - centre) * ears.ear_mask(at)[..., None]
+    return 0.08 * (p - centre) * ears.ear_mask(at)[..., None]
 
 
 def _ear_flare(at: Canvas, p: Points) -> Points:
     a, _, r = ears.ear_coordinates(at)
     k = smoothstep(1.1, 0.7, r) * smoothstep(-0.8, 0.5, a) * smoothstep(1.2, 0.7, a)
-    return vector(0.0060 * at.side * k, 0.0, 0.0020 * k)
+    return vector(0.0042 * at.side * k, 0.0, 0.0015 * k)
 
 
 def _neck_width(at: Canvas, p: Points) -> Points:

@@ -155,7 +155,7 @@ def sample_person(seed: int) -> Person:
         eye_color=_eye_color(rng, tone),
         hair=hair,
         hair_color=_color(hair_color),
-        hair_volume=float(rng.uniform(0.75, 1.2)),
+        hair_volume=float(rng.uniform(0.75, 1.15)),
         hair_side=float(rng.choice([-1.0, 1.0])),
         fringe=float(rng.choice([0.0, rng.uniform(0.5, 1.0)], p=[0.65, 0.35])),
         brows=_brows(rng, sex),

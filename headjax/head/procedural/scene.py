@@ -80,10 +80,16 @@ def _brow_relief(kind: str, weight: float) -> Float[np.ndarray, "v"]:
     return 0.0016 * appearance.brow_mask(grid.vertex_canvas(), kind=kind, weight=weight)
 
 
-def _hair_shell(person: Person, points: Vertices) -> Float[np.ndarray, "main 3"]:
-    """Outer surface of the hair over the whole grid; tucked into the skin where there is none."""
-    hair = _hair(person)
-    return points[: build.main_count()] + person.hair_volume * hair.offset + hair.tuck
+def _hair_shell(
+    person: Person, points: Vertices
+) -> tuple[Float[np.ndarray, "main 3"], Float[np.ndarray, "main"]]:
+    """The hair's outer surface over the whole grid and its distance from the skin.
+
+    Where there is no hair it is tucked into the skin.
+    """
+    hair, skin = _hair(person), points[: build.main_count()]
+    offset = hairstyles.stand_off(hair, skin, volume=person.hair_volume)
+    return skin + offset + hair.tuck, np.linalg.norm(offset, axis=1)
 
 
 def _skinning(shaped: Vertices, pose: np.ndarray):
@@ -184,7 +190,7 @@ def _hair_surfaces(person: Person, shaped: Vertices, move) -> list[Surface]:
     hair = _hair(person)
     faces, _, _ = grid.topology()
     grown = (hair.reach > -0.020)[faces].all(-1) & (hair.reach > 0)[faces].any(-1)
-    shell = move(_hair_shell(person, shaped)).astype(np.float32)
+    shell = move(_hair_shell(person, shaped)[0]).astype(np.float32)
     color = np.asarray(person.hair_color)
     tone = np.clip(hair.tone, 0.6, 1.4)[:, None]
     if person.hair == "bald":
@@ -262,10 +268,8 @@ def outer_surface(person: Person) -> Float[np.ndarray, "main 3"]:
     """The outermost surface on the main grid's vertices, neutral: hair where it stands off."""
     shaped = _shaped(person, None)
     skin = _bearded(person, shaped)[: build.main_count()]
-    hair = _hair(person)
-    shell = _hair_shell(person, shaped)
-    depth = np.linalg.norm(hair.offset, axis=1, keepdims=True) * person.hair_volume
-    share = grid.smoothstep(0.0, 0.0040, depth)
+    shell, depth = _hair_shell(person, shaped)
+    share = grid.smoothstep(0.0, 0.0040, depth)[:, None]
     outer = skin + share * (shell - skin)
     if person.hair in LOBED_KINDS:
         behind = np.flatnonzero(np.cos(grid.vertex_canvas().theta) < -0.5)
