@@ -37,7 +37,13 @@ def _nearest_views(
     directions = positions / np.linalg.norm(positions, axis=1, keepdims=True)
     angles = np.deg2rad(np.asarray(yaws, dtype=np.float64))
     wanted = np.stack([np.sin(angles), np.zeros_like(angles), np.cos(angles)], axis=1)
-    return [records[index] for index in np.argmax(wanted @ directions.T, axis=1)]
+    likeness = wanted @ directions.T
+    chosen = []
+    for row in likeness:
+        chosen.append(int(np.argmax(row)))
+        if len(chosen) < len(records):  # A view is shown twice only if there is no other left.
+            likeness[:, chosen[-1]] = -np.inf
+    return [records[index] for index in chosen]
 
 
 def data_sheet(

@@ -10,6 +10,16 @@ from jaxtyping import Bool, Float
 
 from headjax.data.config import HeadViewsConfig
 
+# Skin, lips, hair, brows and irises by r, g, b; blush, stubble, hairline: over many seeds.
+_ICT_LOOKS_MEAN = np.array(
+    [0.72, 0.54, 0.42, 0.68, 0.38, 0.34, 0.28, 0.2, 0.16, 0.22, 0.14, 0.1, 0.26, 0.22, 0.18]
+    + [0.06, 0.08, 0.005]
+)
+_ICT_LOOKS_SPREAD = np.array(
+    [0.15, 0.14, 0.14, 0.1, 0.07, 0.07, 0.17, 0.15, 0.14, 0.11, 0.08, 0.06, 0.06, 0.11, 0.19]
+    + [0.023, 0.14, 0.014]
+)
+
 
 @dataclass(frozen=True, eq=False)
 class HeadState:
@@ -69,24 +79,31 @@ class IctSource:
     """ICT-FaceKit's principal components of scanned heads, coefficients ~ N(0, 1)."""
 
     def __init__(self, folder: str | Path):
-        from headjax.head import ict
+        from headjax.head.ict import read_ict, scene
 
-        self._ict = ict
-        self._model = ict.read_ict(Path(folder))
-        self.identity_size = int(self._model.identity_basis.shape[-1])
+        self._ict = scene
+        self._model = read_ict(Path(folder))
+        self._modes = int(self._model.identity_basis.shape[-1])
+        self.identity_size = self._modes + len(self._appearance(0))
         self.expression_size = int(self._model.expression_basis.shape[-1])
 
     def head(self, seed: int, *, expression: Float[np.ndarray, "e"], uv_size: int) -> HeadState:
         """The scan-like head with this seed; see `HeadSource`."""
-        identity = np.random.default_rng(seed).standard_normal(self.identity_size)
-        identity = identity.astype(np.float32)
+        identity = np.random.default_rng(seed).standard_normal(self._modes).astype(np.float32)
         shape = {"identity": identity, "expression": expression}
         return _head_state(
             self._ict.ict_scene(self._model, **shape, seed=seed),
-            identity,
+            np.concatenate([identity, self._appearance(seed)]),
             expression,
             self._ict.ict_outer_surface_map(self._model, **shape, size=uv_size),
         )
+
+    def _appearance(self, seed: int) -> Float[np.ndarray, "a"]:
+        """The colours that `ict_scene` draws for a seed, of about unit variance."""
+        looks = self._ict.sample_looks(seed)
+        colors = [looks.skin, looks.lips, looks.hair, looks.brow, looks.iris]
+        numbers = np.concatenate([*colors, [looks.blush, looks.stubble, looks.lift]])
+        return ((numbers - _ICT_LOOKS_MEAN) / _ICT_LOOKS_SPREAD).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=2)
