@@ -127,10 +127,10 @@ def schedule(section: Any, *, steps: int) -> optax.Schedule:
     )
 
 
-def shared_optimizer(config) -> optax.GradientTransformation:
+def shared_optimizer(config, *, steps: int) -> optax.GradientTransformation:
     """AdamW without decay: decoder and MLP at their own learning rates, gradients clipped."""
     train = config.autodecoder
-    factor = schedule(train.schedule, steps=train.steps)
+    factor = schedule(train.schedule, steps=steps)
 
     def adam(rate):
         return optax.adamw(
@@ -144,14 +144,17 @@ def shared_optimizer(config) -> optax.GradientTransformation:
     return optax.chain(*chain)
 
 
-def init_state(key: Array, registration: Registration, *, config) -> TrainState:
-    """State before the first step."""
+def init_state(key: Array, registration: Registration, *, config, steps: int) -> TrainState:
+    """State before the first of `steps` steps."""
     first, second = jax.random.split(key)
     shared = init_shared(first, config=config)
     tables = init_tables(second, registration, config=config)
     return new_state(
         {"shared": shared, "tables": tables},
-        {"shared": shared_optimizer(config).init(shared), "rows": rows.init_rows(tables)},
+        {
+            "shared": shared_optimizer(config, steps=steps).init(shared),
+            "rows": rows.init_rows(tables),
+        },
     )
 
 
@@ -257,6 +260,12 @@ class AutoDecoderStep:
     registration: Registration
     warm: bool
 
+    @property
+    def steps(self) -> int:
+        """Steps of this phase, for its schedule."""
+        train = self.config.autodecoder
+        return train.warmup.steps if self.warm else train.steps
+
     def loss(self, params, *, ids, views, key):
         """Total loss of one batch and its terms."""
         config, train = self.config, self.config.autodecoder
@@ -283,11 +292,11 @@ class AutoDecoderStep:
         (total, terms), (shared_grads, row_grads) = jax.value_and_grad(loss, has_aux=True)(
             (state.params["shared"], table)
         )
-        optimizer = shared_optimizer(self.config)
+        optimizer = shared_optimizer(self.config, steps=self.steps)
         updates, shared_state = optimizer.update(
             shared_grads, state.opt_state["shared"], state.params["shared"]
         )
-        factor = schedule(train.schedule, steps=train.steps)(state.step)
+        factor = schedule(train.schedule, steps=self.steps)(state.step)
         rates = {"z": train.lr.z, **dict.fromkeys(("centers", "rpy", "radii"), train.lr.gaussians)}
         tables, row_state = rows.update_rows(
             state.params["tables"],
@@ -306,4 +315,4 @@ class AutoDecoderStep:
             "update_norm": optax.global_norm(updates),
         }
         metrics |= {f"loss/{name}": value for name, value in terms.items()}
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+        return state.replace(params=params, opt_state=opt_state), metrics

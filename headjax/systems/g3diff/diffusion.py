@@ -1,0 +1,231 @@
+"""Diffusion over the UV states of the auto-decoder's heads (Gaussian3Diff, table 1).
+
+The states are made once from the trained auto-decoder; a step noises a batch of them and trains
+the U-Net. The demo standardises the states (zero mean at each texel, unit variance of each group
+of channels), because learned payloads fill a small part of [−1, 1]; the paper does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from headjax.diffusion.losses import ChannelGroup, diffusion_loss
+from headjax.diffusion.sampler import sample
+from headjax.diffusion.schedule import Schedule, make_schedule
+from headjax.nets.unet import UNet, UNetConfig
+from headjax.render.gaussian_field import GaussianHeads
+from headjax.systems.g3diff import autodecoder, uv_state
+from headjax.train.state import TrainState, ema_update, new_state
+
+GEOMETRY = uv_state.GEOMETRY_CHANNELS
+
+
+@flax.struct.dataclass
+class Standard:
+    """The affine map between states and what the network sees: x = (state − mean) / scale."""
+
+    mean: Float[Array, "h w d"]
+    scale: Float[Array, "d"]
+
+    def apply(self, state: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+        return (state - self.mean) / self.scale
+
+    def invert(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+        return x * self.scale + self.mean
+
+
+def standard_of(states: Float[np.ndarray, "n h w d"], *, kind: str) -> Standard:
+    """'none' (the paper) leaves states alone; 'mean_std' centres texels and scales groups.
+
+    The groups are centres, rotations, radii and payload; a group that does not vary keeps its
+    scale.
+    """
+    channels = states.shape[-1]
+    if kind == "none":
+        return Standard(mean=jnp.zeros(states.shape[1:]), scale=jnp.ones((channels,)))
+    mean = states.mean(axis=0, dtype=np.float64)
+    scale = np.ones((channels,))
+    for start, stop in ((0, 3), (3, 6), (6, 9), (GEOMETRY, channels)):
+        spread = np.sqrt(np.mean((states[..., start:stop] - mean[..., start:stop]) ** 2))
+        scale[start:stop] = spread if spread > 1e-5 else 1.0
+    return Standard(mean=jnp.asarray(mean, jnp.float32), scale=jnp.asarray(scale, jnp.float32))
+
+
+def training_states(
+    params: Any, *, registration: autodecoder.Registration, config, chunk: int = 8
+) -> Float[np.ndarray, "n h w d"]:
+    """The states of all training identities, then of `mixes` heads between two of them.
+
+    A mix decodes (1 − λ)·a + λ·b of two identities' codes and maps, λ uniform in the configured
+    range; 0 mixes (the paper) trains on the identities alone.
+    """
+    settings = config.diffusion
+    tables = params["tables"]
+    count = registration.valid.shape[0]
+    rng = np.random.default_rng(config.seed)
+    first = np.concatenate([np.arange(count), rng.integers(0, count, settings.mixes)])
+    second = np.concatenate([np.arange(count), rng.integers(0, count, settings.mixes)])
+    shares = rng.uniform(*settings.mix_range, len(first)).astype(np.float32)
+
+    @jax.jit
+    def pack(shared, a, b, share):
+        def mix(leaf):
+            weight = share.reshape(-1, *(1,) * (leaf.ndim - 1))
+            return (1.0 - weight) * leaf[a] + weight * leaf[b]
+
+        valid = registration.valid[a] & registration.valid[b]
+        table = jax.tree.map(mix, tables)
+        return uv_state.pack(
+            autodecoder.build_heads(shared, table, valid=valid, config=config)
+        )
+
+    states = []
+    for start in range(0, len(first), chunk):
+        part = np.minimum(np.arange(start, start + chunk), len(first) - 1)
+        states.append(np.asarray(pack(params["shared"], first[part], second[part], shares[part])))
+    return np.concatenate(states)[: len(first)]
+
+
+class StateSource:
+    """Random access to states for the input pipeline."""
+
+    def __init__(self, states: Float[np.ndarray, "n h w d"]):
+        self._states = states
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"state": self._states[index]}
+
+
+def unet_config(config: ml_collections.FrozenConfigDict) -> UNetConfig:
+    """The U-Net's sizes; the channels follow from the payload's."""
+    fields = dict(config.diffusion.unet)
+    fields |= {name: tuple(fields[name]) for name in ("multipliers", "attention")}
+    fields["dtype"] = jnp.dtype(fields["dtype"])
+    return UNetConfig(channels=GEOMETRY + config.decoder.channels, **fields)
+
+
+def schedule_of(config: ml_collections.FrozenConfigDict) -> Schedule:
+    """The noise schedule."""
+    section = config.diffusion
+    return make_schedule(
+        section.schedule, steps=section.timesteps, zero_terminal_snr=section.zero_terminal_snr
+    )
+
+
+def state_side(config: ml_collections.FrozenConfigDict) -> int:
+    """Side of the state, texels."""
+    return config.field.grid * config.field.patch
+
+
+def init_params(key: Array, *, config) -> Any:
+    """The U-Net's parameters."""
+    network = unet_config(config)
+    side = state_side(config)
+    x = jnp.zeros((1, side, side, network.channels))
+    return UNet(network).init(key, x, jnp.zeros((1,), jnp.int32))["params"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiffusionStep:
+    """`init(key)` and `step(state, batch, key)` of the diffusion training."""
+
+    config: ml_collections.FrozenConfigDict
+    standard: Standard
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Adam, gradients clipped, constant rate after a warm-up or a cosine to its final part."""
+        section = self.config.diffusion
+        if section.decay == "cosine":
+            rate = optax.warmup_cosine_decay_schedule(
+                0.0,
+                section.lr,
+                min(section.warmup_steps, section.steps // 4),
+                section.steps,
+                section.lr * section.final,
+            )
+        else:
+            rate = optax.warmup_constant_schedule(0.0, section.lr, section.warmup_steps)
+        adam = optax.adam(rate, b1=section.b1, b2=section.b2)
+        if not section.clip_norm:
+            return adam
+        return optax.chain(optax.clip_by_global_norm(section.clip_norm), adam)
+
+    def init(self, key: Array) -> TrainState:
+        params = init_params(key, config=self.config)
+        return new_state(params, self.optimizer().init(params), ema=True)
+
+    def __call__(self, state: TrainState, batch: dict[str, Array], key: Array):
+        """One step on a batch of states."""
+        section = self.config.diffusion
+        network = UNet(unet_config(self.config))
+        x0 = self.standard.apply(batch["state"])
+
+        def loss(params):
+            terms = diffusion_loss(
+                lambda x, t: network.apply({"params": params}, x, t),
+                x0,
+                key=key,
+                schedule=schedule_of(self.config),
+                prediction=section.prediction,
+                weighting=section.weighting,
+                groups=self.groups(),
+            )
+            return terms["loss"], terms
+
+        (_, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        updates, opt_state = self.optimizer().update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = ema_update(state.ema, params, step=state.step, decay=section.ema)
+        metrics = {f"loss/{name}" if name != "loss" else name: v for name, v in terms.items()}
+        metrics |= {"grad_norm": optax.global_norm(grads), "update_norm": optax.global_norm(updates)}
+        return state.replace(params=params, opt_state=opt_state, ema=ema), metrics
+
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        """Geometry and payload, each with its weight."""
+        section = self.config.diffusion
+        channels = GEOMETRY + self.config.decoder.channels
+        return (
+            ChannelGroup("geometry", 0, GEOMETRY, section.geometry_weight),
+            ChannelGroup("payload", GEOMETRY, channels, section.payload_weight),
+        )
+
+
+def sample_heads(
+    params: Any, *, key: Array, count: int, standard: Standard, valid: Array, config
+) -> GaussianHeads:
+    """Draws new heads with the configured sampler.
+
+    Args:
+      params: the U-Net's (averaged) parameters.
+      key: of the noise.
+      count: how many heads.
+      standard: the map of the training states.
+      valid: [g, g], UV cells that hold a Gaussian.
+    """
+    section = config.diffusion
+    network = UNet(unet_config(config))
+    side = state_side(config)
+    x = sample(
+        lambda x, t: network.apply({"params": params}, x, t),
+        key=key,
+        shape=(count, side, side, GEOMETRY + config.decoder.channels),
+        schedule=schedule_of(config),
+        prediction=section.prediction,
+        sampler=section.sampler,
+        steps=section.sample_steps,
+        clip=section.clip,
+        eta=section.eta,
+    )
+    return uv_state.unpack(standard.invert(x), valid=valid)
