@@ -47,7 +47,7 @@ def brow_mask(at: Canvas, *, kind: str, weight: float) -> Float[np.ndarray, "*b"
     line = landmarks.brow_line(at.x)
     rise = smoothstep(0.018, 0.056, at.x) * smoothstep(0.086, 0.060, at.x)
     line = line + {"arched": 0.0022, "straight": -0.0018, "thick": -0.0006}[kind] * rise
-    half = {"arched": 0.0034, "straight": 0.0040, "thick": 0.0050}[kind] * weight
+    half = {"arched": 0.0038, "straight": 0.0044, "thick": 0.0054}[kind] * weight
     half = half * (0.40 + 0.60 * smoothstep(0.090, 0.055, at.x)) * (
         0.75 + 0.25 * smoothstep(0.012, 0.030, at.x)
     )

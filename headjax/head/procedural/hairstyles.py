@@ -116,7 +116,7 @@ def _thickness(at: Canvas, *, kind: str, fringe: float, side: float) -> Float[np
     if kind == "curly":
         return (0.0220 + 0.0060 * top) * (1 + 0.20 * _lumps(at, 0.060))
     if kind == "afro":
-        return (0.0370 + 0.0020 * top) * (1 + 0.05 * _lumps(at, 0.050))
+        return (0.0345 + 0.0015 * top) * (1 + 0.05 * _lumps(at, 0.050))
     if kind in LONG_KINDS:
         groove = 1 - (0.32 - 0.28 * fringe) * bell(at.x / 0.010) * smoothstep(0.10, 0.14, at.y)
         return (0.0150 + 0.0080 * top) * groove

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 from jaxtyping import Float
 
-from headjax.head.procedural import features, grid, sculpt
+from headjax.head.procedural import grid, sculpt
 
 _DIRECTIONS = 72
 _CELLS = 110
@@ -66,8 +66,3 @@ def hair_occlusion(kind: str) -> Float[np.ndarray, "v"]:
     at = grid.vertex_canvas()
     low = grid.smoothstep(-0.22, 0.06, at.y)
     return np.clip(0.62 + 0.38 * low, 0, 1).astype(np.float32)
-
-
-def eye_centre_height() -> float:
-    """Height of the eyes, world units."""
-    return float(features.EYE_CENTRE[1])

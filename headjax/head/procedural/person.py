@@ -41,13 +41,13 @@ _SKIN = np.array(
         (0.880, 0.690, 0.565),
         (0.790, 0.580, 0.440),
         (0.655, 0.450, 0.325),
-        (0.510, 0.335, 0.240),
-        (0.375, 0.240, 0.175),
+        (0.535, 0.360, 0.262),
+        (0.430, 0.285, 0.212),
     ]
 )
 _HAIR_COLORS = np.array(
     [
-        (0.115, 0.098, 0.092),
+        (0.095, 0.082, 0.078),
         (0.180, 0.120, 0.085),
         (0.320, 0.205, 0.130),
         (0.500, 0.340, 0.200),
@@ -159,7 +159,7 @@ def sample_person(seed: int) -> Person:
         hair_side=float(rng.choice([-1.0, 1.0])),
         fringe=float(rng.choice([0.0, rng.uniform(0.5, 1.0)], p=[0.65, 0.35])),
         brows=_brows(rng, sex),
-        brow_color=_color(0.62 * hair_color * (1.0 if hair_color.max() < 0.6 else 0.8)),
+        brow_color=_color(0.55 * hair_color * (1.0 if hair_color.max() < 0.6 else 0.85)),
         brow_weight=float(np.clip(rng.normal(1.08 if sex == "male" else 0.92, 0.12), 0.7, 1.3)),
         beard=_beard(rng, sex),
         glasses=_glasses(rng),
@@ -188,7 +188,7 @@ def _sample_identity(rng: np.random.Generator, sex: str) -> Float[np.ndarray, "i
 
 def _hair_color(rng: np.random.Generator, tone: float) -> np.ndarray:
     light = np.array([0.12, 0.20, 0.20, 0.16, 0.15, 0.09, 0.08])
-    dark = np.array([0.62, 0.24, 0.06, 0.01, 0.00, 0.00, 0.07])
+    dark = np.array([0.78, 0.11, 0.02, 0.01, 0.00, 0.00, 0.08])
     share = np.clip((tone - 1.0) / 2.5, 0, 1)
     odds = (1 - share) * light + share * dark
     base = _HAIR_COLORS[int(rng.choice(len(_HAIR_COLORS), p=odds / odds.sum()))]

@@ -280,7 +280,7 @@ def outer_surface(person: Person) -> Float[np.ndarray, "main 3"]:
 
 
 def outer_surface_map(
-    person: Person, *, size: int
+    person: Person, size: int
 ) -> tuple[Float[np.ndarray, "n n 3"], Bool[np.ndarray, "n n"]]:
     """UV position map of the outer visible surface of the neutral head.
 
