@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from headjax.head.procedural.profiles import column
 
-CUT_TILT, CUT_LEVEL = 0.25, -9.3  # the neck ends on the plane y + tilt z = level
+CUT_TILT, CUT_LEVEL = 0.25, -8.7  # the neck ends on the plane y + tilt z = level
 AXIS_Z = 0.02  # the axis passes through the crown's vertex
 _BROW_Y, _RADIUS = 5.5, 9.5
 

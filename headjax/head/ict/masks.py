@@ -57,7 +57,7 @@ def brows(points: Points, landmarks: Float[np.ndarray, "68 3"]) -> tuple[Mask, M
     masks = []
     for line in (landmarks[22:27], landmarks[21:16:-1]):
         distance, along = _distance_to_line(points, line - np.array([0.0, 0.30, 0.0]))
-        half_width = 0.50 - 0.26 * along**2
+        half_width = 0.46 - 0.23 * along**2
         masks.append(ramp(1.35, 0.65, distance / half_width))
     return masks[0], masks[1]
 
@@ -174,5 +174,5 @@ def region_masks(
         "nose": skin & (nose(points, landmarks) > 0.5),
         "mouth": (skin & (lip > 0.5)) | inner["mouth_socket"] | inner["teeth"],
         "ears": skin & ear,
-        "neck": skin & below & ~hair,
+        "neck": (skin & below & ~hair) | inner["lid"],
     }

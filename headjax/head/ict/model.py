@@ -13,13 +13,13 @@ from jaxtyping import Bool, Float, Int
 from headjax.errors import UserError
 from headjax.head import atlas
 from headjax.head.ict import canonical
-from headjax.head.ict.clip import Cut, cut_above
+from headjax.head.ict.clip import RING_WIDTH, Cut, cut_above
 from headjax.head.ict.files import LANDMARKS, RANGES, IctFiles, read_files
 from headjax.head.ict.masks import region_masks
 from headjax.head.model import HeadModel
 
 SCALE = 0.018  # world units a centimetre: chin to crown 0.405
-CENTRE = (0.0, 2.556, 1.5)  # centimetres; comes to lie at the world's origin
+CENTRE = (0.0, 2.7, 1.5)  # centimetres; comes to lie at the world's origin
 _JAW_HINGE = (6.8, 2.0, 1.8)  # centimetres, mirrored for the right side
 
 
@@ -42,9 +42,10 @@ def _kept_parts(files: IctFiles) -> _Parts:
     faces = files.faces[(part[files.faces] >= 0).all(1)]
     y, z = files.vertices[:, 1], files.vertices[:, 2]
     cut = cut_above(faces, y + canonical.CUT_TILT * z - canonical.CUT_LEVEL)
-    names = tuple(RANGES)
-    rim_and_lid = np.full(len(cut.ends) + 1, names.index("head"))
-    return _Parts(cut, np.concatenate([part[cut.kept], rim_and_lid]), names)
+    names = (*RANGES, "lid")
+    new = np.full(cut.lid.stop, names.index("lid"))
+    new[: cut.rim.start], new[cut.rim] = part[cut.kept], names.index("head")
+    return _Parts(cut, new, names)
 
 
 def _face_order(vertices: Float[np.ndarray, "v 3"], parts: _Parts) -> Int[np.ndarray, "f"]:
@@ -59,14 +60,14 @@ def _face_order(vertices: Float[np.ndarray, "v 3"], parts: _Parts) -> Int[np.nda
 
 
 def _atlas(
-    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]
+    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], cut: Cut
 ) -> tuple[np.ndarray, np.ndarray]:
     u, v = canonical.atlas_position(vertices)
-    lid = len(vertices) - 1
-    v[lid] = 0.0
-    crown = int(np.argmax(vertices[:, 1]))
-    v[crown] = 1.0
-    return atlas.unroll(u, v, faces=faces, poles=(crown, lid))
+    crown, middle = int(np.argmax(vertices[:, 1])), len(vertices) - 1
+    u[cut.lid] = np.append(u[cut.rim], 0.5)
+    v[cut.lid] = RING_WIDTH * (1 - canonical.RIM_S)
+    v[crown], v[middle] = 1.0, 0.0
+    return atlas.unroll(u, v, faces=faces, poles=(crown, middle))
 
 
 def _jaw_weights(files: IctFiles, parts: _Parts) -> Float[np.ndarray, "w"]:
@@ -79,6 +80,8 @@ def _jaw_weights(files: IctFiles, parts: _Parts) -> Float[np.ndarray, "w"]:
     share = (moved * turn).sum(1) / np.maximum((turn * turn).sum(1), 1.0)
     weights = np.clip(share / share[LANDMARKS[7:10]].mean(), 0.0, 1.0)
     weights[slice(*RANGES["eye_sockets"])] = 0.0
+    teeth = slice(*RANGES["teeth"])
+    weights[teeth] = weights[teeth] > 0.5
     return parts.cut(weights)
 
 
@@ -89,7 +92,6 @@ def _skinning(files: IctFiles, parts: _Parts) -> Float[np.ndarray, "w 5"]:
     ramp = np.clip((canonical.RIM_S - s) / 0.09, 0.0, 1.0)
     neck = ramp * ramp * (3 - 2 * ramp)
     neck[points[:, 1] > -7.0] = 1.0
-    neck[-1] = 0.0
     jaw = _jaw_weights(files, parts) * neck
     left, right = parts.of("left_eyeball"), parts.of("right_eyeball")
     weights = np.stack([1 - neck, neck - jaw, jaw, np.zeros_like(neck), np.zeros_like(neck)], 1)
@@ -107,7 +109,7 @@ def _joint_regressor(files: IctFiles, parts: _Parts) -> Float[np.ndarray, "5 w"]
         distance = np.linalg.norm(points - np.array(_JAW_HINGE) * (side, 1, 1), axis=1)
         hinge[np.argsort(np.where(skin, distance, np.inf))[:8]] = True
     rim = np.zeros(len(points), bool)
-    rim[len(parts.cut.kept) : -1] = True
+    rim[parts.cut.rim] = True
     ring = skin & (np.abs(s - 0.92) < 0.015)
     rows = [rim, ring, hinge, parts.of("left_eyeball"), parts.of("right_eyeball")]
     return np.stack([row / row.sum() for row in rows]).astype(np.float32)
@@ -131,8 +133,8 @@ def read_ict(folder: str | Path) -> HeadModel:
 
     Modes are file minus neutral head; identity coefficients follow N(0, 1), expression
     coefficients run from 0 to 1. Regions carry, beside the usual names, `left_eyeball`,
-    `right_eyeball`, `mouth_socket`, `eye_sockets` and `teeth`. The atlas is the procedural head's
-    (`headjax.head.atlas`).
+    `right_eyeball`, `mouth_socket`, `eye_sockets`, `teeth` and `lid`. The atlas has the
+    procedural head's layout (`headjax.head.atlas`).
 
     Args:
       folder: holds generic_neutral_mesh.obj, identityNNN.obj (any number), expressions.
@@ -144,9 +146,9 @@ def read_ict(folder: str | Path) -> HeadModel:
     parts = _kept_parts(files)
     points = parts.cut(files.vertices)
     faces = parts.cut.faces[_face_order(points, parts)]
-    uvs, uv_faces = _atlas(points, faces)
+    uvs, uv_faces = _atlas(points, faces, parts.cut)
     landmark_faces, landmark_barycentric = _landmarks(parts, faces)
-    regions = {name: parts.of(name) for name in list(RANGES)[2:]}
+    regions = {name: parts.of(name) for name in parts.names[2:]}
     return HeadModel(
         template=_to_world(points),
         identity_basis=parts.cut(files.identity) * np.float32(SCALE),

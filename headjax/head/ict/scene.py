@@ -11,7 +11,7 @@ from headjax.head.ict.model import CENTRE, SCALE
 from headjax.head.model import HeadModel, skin
 from headjax.render.mesh import Scene, Surface
 from headjax.render.parts import PART_IDS
-from headjax.render.uv import UvLookup, gather_uv, uv_lookup
+from headjax.render.uv import UvLookup, dilate, gather_uv, uv_lookup
 
 Color = Float[np.ndarray, "3"]
 
@@ -89,7 +89,7 @@ def sample_looks(seed: int) -> Looks:
         brow=np.minimum(hair * 0.8, skin * 0.5),
         iris=iris,
         blush=float(rng.uniform(0.02, 0.10)),
-        stubble=float(rng.choice([0.0, 0.0, rng.uniform(0.1, 0.45)])),
+        stubble=float(rng.choice([0.0, 0.0, rng.uniform(0.1, 0.3)])),
         lift=float(rng.uniform(-0.02, 0.03)),
         waves=waves,
     )
@@ -162,7 +162,7 @@ def _skin_colors(looks: Looks, painting: _Painting) -> Float[np.ndarray, "v 3"]:
     color = color * (1 - 0.13 * sockets[:, None] * np.array([0.7, 1.0, 1.0]))
     s = canonical.profile_position(points)
     beard = (
-        masks.ramp(0.52, 0.60, s) * masks.ramp(0.90, 0.82, s) * masks.ramp(1.0, 4.0, points[:, 2])
+        masks.ramp(0.52, 0.60, s) * masks.ramp(0.90, 0.82, s) * masks.ramp(0.5, 5.0, points[:, 2])
     )
     return _mix(color, looks.hair * 0.6 + looks.skin * 0.25, looks.stubble * beard)
 
@@ -238,7 +238,7 @@ def ict_scene(
     color, part, shine = _head_surface(model, painting, looks)
     linings = ("mouth_socket", "eye_sockets", "teeth")
     lining = _faces_of(model, linings)
-    lid = (np.asarray(model.faces) == len(vertices) - 1).any(1)
+    lid = model.regions["lid"][np.asarray(model.faces)].any(1)
     outer = ~np.any([lining, _faces_of(model, ("eyes",)), lid], 0)
     dark = _mix(color, np.array([0.25, 0.08, 0.08]), model.regions["mouth_socket"] * 1.0)
     dark = _mix(dark, np.array([0.86, 0.83, 0.77]), model.regions["teeth"] * 1.0)
@@ -291,7 +291,8 @@ def ict_outer_surface_map(
 ) -> tuple[Float[np.ndarray, "s s 3"], Bool[np.ndarray, "s s"]]:
     """World positions of the outermost surface over the atlas, and where there is one.
 
-    Every texel stands for the same anatomical point on every head.
+    Every texel stands for the same anatomical point on every head. Texels that no triangle covers
+    (a few at the crown, where the atlas has its pole) take their neighbours' mean.
     """
     vertices = np.asarray(skin(model, identity=identity, expression=expression))
     lookup = _cached_lookup(
@@ -299,4 +300,5 @@ def ict_outer_surface_map(
         np.asarray(model.uv_faces, np.int32).tobytes(),
         size,
     )
-    return gather_uv(lookup, vertices, faces=model.faces), lookup.valid
+    positions = gather_uv(lookup, vertices, faces=model.faces)
+    return dilate(positions, lookup.valid, steps=1 + size // 16)
