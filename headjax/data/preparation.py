@@ -22,7 +22,7 @@ SCHEMA = 1
 
 _KIND = "headjax.head_views"
 _NO_ROOM_WORDS = ("no space left", "file too large", "quota exceeded", "resource_exhausted")
-# PNG and zlib leave about this share of the decoded bytes.
+# PNG and zlib leave at least this share of the decoded bytes.
 _PACKED_SHARE = 0.1
 
 
@@ -226,7 +226,7 @@ def _check_room(config: HeadViewsConfig, folder: Path) -> None:
     free = shutil.disk_usage(folder.parent).free
     if free < needed:
         raise UserError(
-            f"no room on the disk for {folder}: about {needed / 2**20:,.0f} MiB are needed, "
+            f"no room on the disk for {folder}: at least {needed / 2**20:,.0f} MiB are needed, "
             f"{free / 2**20:,.0f} MiB are free"
         )
 
