@@ -43,7 +43,14 @@ EXTRAS = {
     "parity": ["torch>=2.6"],
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda12]>=0.10.2"],
-    "test": [*MESH, "beartype>=0.22", "hypothesis>=6.130", "pytest>=8.3", "ruff>=0.14"],
+    "test": [
+        *MESH,
+        "beartype>=0.22",
+        "hypothesis>=6.130",
+        "pytest>=8.3",
+        "ruff>=0.14",
+        "setuptools>=77",
+    ],
 }
 # The shipped configs live at the top level of a clone and as `headjax/_configs` in the wheel, so
 # that `--config=g3diff:smoke` works from both and no top-level `configs` is installed.

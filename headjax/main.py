@@ -184,7 +184,9 @@ def _help(parsed: _Arguments) -> str:
     )
     if parsed.config:
         values = configs.load(parsed.config, overrides=parsed.overrides).values
-        fields = [f"  {name} = {value!r}" for name, value in configs.flatten(values).items()]
+        fields = [
+            f"  {name} = {value!r}" for name, value in configs.flatten(stages.plain(values)).items()
+        ]
         text += "\n".join([f"\n\nfields of {parsed.config}:", *fields])
     return text
 

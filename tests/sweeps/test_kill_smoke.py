@@ -1,0 +1,75 @@
+"""The smoke preset of a real system, killed with -9 at random moments of every stage."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = 10
+COMMAND = [sys.executable, "-m", "headjax.main", "--config=configs/g3diff.py:smoke"]
+
+pytestmark = pytest.mark.sweep
+
+
+def start(workdir):
+    return subprocess.Popen(
+        [*COMMAND, f"--workdir={workdir}"],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(workdir):
+    """Runs to the end; returns how long it took."""
+    began = time.monotonic()
+    process = start(workdir)
+    _, told = process.communicate(timeout=900)
+    assert process.returncode == 0, told
+    return time.monotonic() - began
+
+
+def results(workdir):
+    """What must not depend on interruptions: every weights file and metrics.json."""
+    files = [*workdir.rglob("*.safetensors"), workdir / "metrics.json"]
+    return {file.relative_to(workdir): file.read_bytes() for file in files}
+
+
+def killed_within(workdir, *, seconds):
+    """Starts the run and kills it after so long; returns False if it ended before that."""
+    process = start(workdir)
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return True
+    assert process.returncode == 0, process.stderr.read()
+    return False
+
+
+def test_smoke_killed_at_ten_random_moments_ends_bit_for_bit_the_same(tmp_path):
+    seed = int(os.environ.get("HEADJAX_KILL_SEED", time.time_ns() % 2**32))
+    print(f"HEADJAX_KILL_SEED={seed}")
+    chance = random.Random(seed)
+    whole = tmp_path / "whole"
+    seconds = finish(whole)
+    expected = results(whole)
+    assert len(expected) > 1 and json.loads(expected[Path("metrics.json")])
+
+    kills, rounds, stages_hit = 0, 0, []
+    while kills < KILLS:
+        # A round ends when a run outlives its kill; the next one begins from nothing.
+        rounds += 1
+        workdir = tmp_path / f"round{rounds}"
+        while kills < KILLS and killed_within(workdir, seconds=chance.uniform(2, seconds)):
+            kills += 1
+            stages_hit.append(len(list((workdir / "stages").glob("*.json"))))
+        finish(workdir)
+        assert results(workdir) == expected, f"round {rounds}, kills at stages {stages_hit}"
+        assert not [p for p in workdir.rglob("*") if p.name.endswith(".tmp") or ".tmp." in p.name]
+    print(f"{kills} kills in {rounds} rounds; finished stages at each: {stages_hit}")
