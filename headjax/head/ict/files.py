@@ -11,6 +11,7 @@ from headjax.errors import UserError
 from headjax.io.obj import read_obj, read_obj_vertices
 
 NEUTRAL = "generic_neutral_mesh"
+JAW_OPEN = "jawOpen"  # the expression that tells what the jaw moves
 NUM_VERTICES = 26719
 
 # Vertex ranges of the parts, from, to (exclusive).
@@ -23,6 +24,7 @@ RANGES = {
     "left_eyeball": (21451, 22221),
     "right_eyeball": (23021, 23791),
 }
+LOWER_TEETH = 19247  # the first vertex of the lower jaw's teeth
 
 # The 68 iBUG points, jaw line from the subject's right ear first.
 LANDMARKS = np.array(
@@ -71,16 +73,17 @@ def read_files(folder: Path) -> IctFiles:
     """Reads the neutral head, every identityNNN.obj and every other OBJ as an expression.
 
     Raises:
-      UserError: the folder, the neutral head or all identities are missing, or a file is broken
-        or of another topology.
+      UserError: the folder, the neutral head, all identities or jawOpen are missing, or a file is
+        broken or of another topology.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder of ICT-FaceKit's OBJ files.")
     paths = sorted(folder.glob("*.obj"))
     identities = [path for path in paths if re.fullmatch(r"identity\d+", path.stem)]
     expressions = [p for p in paths if p not in identities and p.stem != NEUTRAL]
-    for name, found in ((NEUTRAL, folder / f"{NEUTRAL}.obj" in paths), ("identity000", identities)):
-        if not found:
+    stems = [path.stem for path in paths]
+    for name in (NEUTRAL, identities[0].stem if identities else "identity000", JAW_OPEN):
+        if name not in stems:
             raise UserError(f"{folder} lacks {name}.obj; take it from ICT-FaceKit's FaceXModel.")
     neutral = read_obj(folder / f"{NEUTRAL}.obj")
     if len(neutral.vertices) != NUM_VERTICES:

@@ -10,11 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from headjax.errors import UserError
 from headjax.head import atlas
 from headjax.head.ict import canonical
 from headjax.head.ict.clip import RING_WIDTH, Cut, cut_above
-from headjax.head.ict.files import LANDMARKS, RANGES, IctFiles, read_files
+from headjax.head.ict.files import JAW_OPEN, LANDMARKS, LOWER_TEETH, RANGES, IctFiles, read_files
 from headjax.head.ict.masks import region_masks
 from headjax.head.model import HeadModel
 
@@ -72,16 +71,14 @@ def _atlas(
 
 def _jaw_weights(files: IctFiles, parts: _Parts) -> Float[np.ndarray, "w"]:
     """How far each vertex follows the jaw: the share of a rigid turn in the jawOpen shape."""
-    if "jawOpen" not in files.expression_names:
-        raise UserError("ICT-FaceKit's folder lacks jawOpen.obj, which tells what the jaw moves.")
-    moved = files.expression[..., files.expression_names.index("jawOpen")]
+    moved = files.expression[..., files.expression_names.index(JAW_OPEN)]
     arm = files.vertices - np.array([0.0, *_JAW_HINGE[1:]], np.float32)
     turn = np.stack([np.zeros(len(arm)), -arm[:, 2], arm[:, 1]], -1)  # per radian about +x
     share = (moved * turn).sum(1) / np.maximum((turn * turn).sum(1), 1.0)
     weights = np.clip(share / share[LANDMARKS[7:10]].mean(), 0.0, 1.0)
     weights[slice(*RANGES["eye_sockets"])] = 0.0
-    teeth = slice(*RANGES["teeth"])
-    weights[teeth] = weights[teeth] > 0.5
+    upper, lower = (RANGES["teeth"][0], LOWER_TEETH), (LOWER_TEETH, RANGES["teeth"][1])
+    weights[slice(*upper)], weights[slice(*lower)] = 0.0, 1.0
     return parts.cut(weights)
 
 

@@ -4,7 +4,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, UInt8
 
 from headjax.head.ict import canonical, masks
 from headjax.head.ict.model import CENTRE, SCALE
@@ -78,13 +78,13 @@ def sample_looks(seed: int) -> Looks:
     fair = max(0.0, 0.7 - tone)
     odds = np.array([1.0, 0.7, fair, 1.6 * fair])
     iris = _IRIS_COLORS[rng.choice(len(_IRIS_COLORS), p=odds / odds.sum())]
-    red = np.array([0.74, 0.33, 0.32]) * (0.55 + 0.6 * skin.mean())
+    red = np.array([0.76, 0.34, 0.34]) - tone * np.array([0.34, 0.20, 0.18])
     waves = np.concatenate(
         [rng.normal(0, 0.35, (8, 3)), rng.uniform(0, 6.28, (8, 1)), rng.normal(0, 0.012, (8, 1))], 1
     )
     return Looks(
         skin,
-        lips=skin * 0.35 + red * 0.65,
+        lips=skin * 0.2 + red * 0.8,
         hair=hair,
         brow=np.minimum(hair * 0.8, skin * 0.5),
         iris=iris,
@@ -169,12 +169,12 @@ def _skin_colors(looks: Looks, painting: _Painting) -> Float[np.ndarray, "v 3"]:
 
 def _head_surface(
     model: HeadModel, painting: _Painting, looks: Looks
-) -> tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f"], Float[np.ndarray, "v"]]:
+) -> tuple[Float[np.ndarray, "v 3"], UInt8[np.ndarray, "f"], Float[np.ndarray, "v"]]:
     """Colours and highlights per vertex, labels per face of the outer skin."""
     hair = masks.scalp(painting.points, lift=looks.lift)
     color = _skin_colors(looks, painting)
     color = _mix(color, looks.hair, 0.94 * hair)
-    color = _mix(color, looks.lips * 0.95, painting.lips[0])
+    color = _mix(color, looks.lips * 0.92, painting.lips[0])
     color = _mix(color, looks.lips * 1.06, painting.lips[1])
     color = _mix(color, looks.brow, 0.9 * np.maximum(*painting.brows))
     color = _mix(color, looks.brow * 0.4, 0.85 * painting.lashes)
@@ -192,7 +192,7 @@ def _head_surface(
     part = np.full(len(model.faces), PART_IDS["skin"], np.uint8)
     for name, mask in layers:
         part[mask[model.faces].mean(1) > 0.5] = PART_IDS[name]
-    shine = 0.05 * (1 - 0.8 * hair) + 0.10 * sum(painting.lips)
+    shine = 0.045 * (1 - 0.8 * hair)
     return np.clip(color, 0, 1), part, shine
 
 
