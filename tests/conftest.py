@@ -29,6 +29,8 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(request) -> None:
     """Compiled programs are kept between runs, and shared with the runs in subprocesses."""
+    if not hasattr(request.config, "cache"):
+        return
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(request.config.cache.mkdir("xla")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     import jax

@@ -157,7 +157,7 @@ def run_python(code, *arguments, **environment):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code, *arguments],
-        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 
@@ -208,7 +208,7 @@ def wheel(tmp_path_factory):
         (clone / folder / "__init__.py").touch()
     result = subprocess.run(
         [sys.executable, "-c", "from setuptools import build_meta as b; b.build_wheel('out')"],
-        cwd=clone, capture_output=True, text=True, timeout=120,
+        cwd=clone, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     (file,) = (clone / "out").glob("*.whl")
@@ -237,7 +237,7 @@ print(config.load("g3diff:smoke").values.system)
     result = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=tmp_path,
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "g3diff"

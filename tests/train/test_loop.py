@@ -175,7 +175,7 @@ def toy_run(workdir, *flags, pause=0.0):
     )  # fmt: skip
 
 
-def wait_for(condition, process, *, seconds=60):
+def wait_for(condition, process, *, seconds=300):
     end = time.monotonic() + seconds
     while not condition() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
@@ -191,7 +191,7 @@ def kill_and_repeat(workdir, *, delays):
         process.kill()
         process.communicate()
     process = toy_run(workdir)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
 
 
@@ -205,7 +205,7 @@ def assert_runs_equal(a, b):
 def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
     process = toy_run(workdir)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return workdir
 
@@ -228,12 +228,12 @@ def test_sigterm_saves_exits_with_0_and_says_how_to_go_on(undisturbed, tmp_path)
     metrics = tmp_path / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and '"loss"' in metrics.read_text(), process)
     process.terminate()
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert "SIGTERM: train is saved at step" in output
     assert "the same command goes on from there" in output
     process = toy_run(tmp_path)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0 and "1 done already" in output, output
     assert_runs_equal(undisturbed, tmp_path)
 
@@ -242,7 +242,7 @@ def test_two_runs_in_one_work_directory_refuse(tmp_path):
     first = toy_run(tmp_path, pause=0.2)
     wait_for(lambda: (tmp_path / "metrics.jsonl").exists(), first)
     second = toy_run(tmp_path)
-    output, _ = second.communicate(timeout=60)
+    output, _ = second.communicate(timeout=300)
     first.kill()
     first.communicate()
     assert second.returncode == 2
