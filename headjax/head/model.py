@@ -20,6 +20,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from headjax.errors import UserError
+from headjax.geometry.rotations import axis_angle_to_matrix
 
 JOINT_NAMES = ("global", "neck", "jaw", "left_eye", "right_eye")
 JOINT_PARENTS = (-1, 0, 1, 1, 1)
@@ -80,26 +81,8 @@ class HeadModel:
         return len(self.parents)
 
 
-def rotation_matrices(
-    axis_angle: Float[Array, "*b 3"] | Float[np.ndarray, "*b 3"],
-) -> Float[Array, "*b 3 3"]:
-    """Rodrigues' formula, smooth at zero; equals expm of the cross-product matrix."""
-    axis_angle = jnp.asarray(axis_angle)
-    square = jnp.sum(axis_angle**2, -1, keepdims=True)[..., None]
-    small = square < 1e-6
-    safe = jnp.where(small, 1.0, square)
-    angle = jnp.sqrt(safe)
-    sine = jnp.where(small, 1 - square / 6, jnp.sin(angle) / angle)
-    versine = jnp.where(small, 0.5 - square / 24, (1 - jnp.cos(angle)) / safe)
-    x, y, z = jnp.moveaxis(axis_angle, -1, 0)
-    zero = jnp.zeros_like(x)
-    rows = [(zero, -z, y), (z, zero, -x), (-y, x, zero)]
-    cross = jnp.stack([jnp.stack(row, -1) for row in rows], -2)
-    return jnp.eye(3, dtype=cross.dtype) + sine * cross + versine * (cross @ cross)
-
-
 def chain(
-    rotations: Float[Array, "*b j 3 3"],
+    rotations: Float[Array, "*b j 3 3"] | Float[np.ndarray, "*b j 3 3"],
     joints: Float[Array, "*b j 3"] | Float[np.ndarray, "*b j 3"],
     parents: tuple[int, ...],
 ) -> tuple[Float[Array, "*b j 3 3"], Float[Array, "*b j 3"]]:
@@ -181,7 +164,7 @@ def _pose(
             f"[..., {model.num_joints}, 3] axis-angles, one per joint {model.joint_names}."
         )
     joints = joint_positions(model, shaped)
-    rotations = rotation_matrices(pose)
+    rotations = axis_angle_to_matrix(pose)
     feature = (rotations[..., 1:, :, :] - jnp.eye(3, dtype=pose.dtype)).reshape(
         *pose.shape[:-2], -1
     )
@@ -205,7 +188,7 @@ def posed_joints(
     joints = joint_positions(model, shaped)
     if pose is None:
         return joints
-    turned, moved = chain(rotation_matrices(jnp.asarray(pose)), joints, model.parents)
+    turned, moved = chain(axis_angle_to_matrix(jnp.asarray(pose)), joints, model.parents)
     return jnp.einsum("...jkl,...jl->...jk", turned, joints) + moved
 
 

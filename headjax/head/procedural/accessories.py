@@ -77,7 +77,8 @@ def hair_lobe(
     """Vertices, triangles and (turn, height) of a bun or a ponytail behind the template."""
     profile = _BUN if kind == "bun" else _TAIL
     along = np.linspace(0, len(profile) - 1, _LOBE_RINGS)
-    y, z, width, depth = profiles.hermite(along, np.arange(len(profile)), profile).T[:, :, None]
+    stations = np.arange(len(profile), dtype=float)
+    y, z, width, depth = profiles.hermite(along, stations, profile).T[:, :, None]
     tangent = np.stack([np.gradient(y[:, 0]), np.gradient(z[:, 0])], -1)
     tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
     turn = np.arange(_LOBE_SPOKES) / _LOBE_SPOKES * 2 * np.pi

@@ -17,7 +17,7 @@ from headjax.head.procedural.person import Person
 from headjax.render.parts import PART_IDS
 
 TEXTURE_SIZE = 256
-HAIR_KINDS_PAINTED = 0.45  # alpha from which painted hair counts as hair, not as skin
+PAINTED_HAIR = 0.45  # alpha from which painted hair counts as hair, not as skin
 
 
 def _lip_masks(at: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -206,7 +206,7 @@ def skin_parts(person: Person, *, size: int = TEXTURE_SIZE) -> UInt8[np.ndarray,
     """CelebAMask-HQ labels of the skin's texels, painted hair and brows included."""
     parts = _bare_parts(size).copy()
     hair = scalp_paint(size, person.hair, person.fringe, person.hair_side)
-    parts[hair > HAIR_KINDS_PAINTED] = PART_IDS["hair"]
+    parts[hair > PAINTED_HAIR] = PART_IDS["hair"]
     brow = _brow_texture(size, person.brows, person.brow_weight) > 0.5
     left = np.arange(size) * 2 >= size
     parts[brow & left] = PART_IDS["l_brow"]

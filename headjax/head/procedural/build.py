@@ -97,6 +97,8 @@ def _skinning_weights() -> Float[np.ndarray, "v j"]:
     lips = at.front * bell(at.x / 0.050, (at.y - features.MOUTH_HEIGHT) / 0.020)
     jaw = spread + smoothstep(0.1, 0.6, lips) * (jaw - spread)
     turn = smoothstep(-0.212, -0.135, at.y)
+    chin = smoothstep(0.0, 0.06, at.z)
+    turn = turn + chin * (smoothstep(0.945, 0.850, at.s) - turn)
     main = np.stack([1 - turn, turn * (1 - jaw), turn * jaw, 0 * jaw, 0 * jaw], -1)
     eye = np.eye(5)[[3, 4]]
     balls = np.repeat(eye, len(sculpt.eyeball()[0]), axis=0)

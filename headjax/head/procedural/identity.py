@@ -14,7 +14,6 @@ from jaxtyping import Float
 
 from headjax.head.procedural import ears, features
 from headjax.head.procedural.grid import Canvas, bell, smoothstep
-from headjax.head.procedural.profiles import NECK_RIM
 
 Points = Float[np.ndarray, "n 3"]
 Field = Callable[[Canvas, Points], Points]
@@ -28,11 +27,6 @@ def vector(x=0.0, y=0.0, z=0.0) -> np.ndarray:
 def _lower_face(at: Canvas) -> np.ndarray:
     """1 on the lower face and under the chin, 0 on skull, nape and neck."""
     return smoothstep(0.00, 0.06, at.z) * smoothstep(0.905, 0.850, at.s)
-
-
-def _above_neck(at: Canvas) -> np.ndarray:
-    """1 on the head, falling to 0 at the neck's rim, which stays where it is."""
-    return smoothstep(NECK_RIM, 0.84, at.s)
 
 
 def eye_plateau(p: Points, *, outer: float = 0.0580) -> np.ndarray:

@@ -61,15 +61,20 @@ def _front_points() -> Float[np.ndarray, "n 2"]:
     return np.concatenate([brow * flip, brow[::-1], nose, base, right_eye, eye, outer, inner])
 
 
+def _turn(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Twice the signed area between vectors of the plane."""
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
 def _locate(
     target: np.ndarray, plane: np.ndarray, faces: np.ndarray, depth: np.ndarray
 ) -> tuple[int, np.ndarray]:
     """The foremost triangle that holds a point of the plane, and its barycentric coordinates."""
     a, b, c = (plane[faces[:, k]] for k in range(3))
-    area = np.cross(b - a, c - a)
+    area = _turn(b - a, c - a)
     area = np.where(np.abs(area) < 1e-14, 1e-14, area)
-    wb = np.cross(target - a, c - a) / area
-    wc = np.cross(b - a, target - a) / area
+    wb = _turn(target - a, c - a) / area
+    wc = _turn(b - a, target - a) / area
     weights = np.stack([1 - wb - wc, wb, wc], -1)
     inside = weights.min(-1) >= -1e-6
     if not inside.any():

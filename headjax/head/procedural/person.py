@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from jaxtyping import Float
 
+from headjax.errors import UserError
 from headjax.head.procedural.build import head_model
 from headjax.head.procedural.identity import IDENTITY_FIELDS
 
@@ -28,6 +29,14 @@ BEARD_KINDS = ("none", "stubble", "moustache", "goatee", "full")
 BROW_KINDS = ("arched", "straight", "thick")
 GLASSES_KINDS = ("none", "round", "rectangular", "cat_eye")
 Color = tuple[float, float, float]
+
+_KINDS = {
+    "sex": SEXES,
+    "hair": HAIR_KINDS,
+    "brows": BROW_KINDS,
+    "beard": BEARD_KINDS,
+    "glasses": GLASSES_KINDS,
+}
 
 _HAIR_ODDS = {
     "female": (0.01, 0.00, 0.02, 0.04, 0.07, 0.12, 0.08, 0.20, 0.27, 0.10, 0.09),
@@ -106,6 +115,9 @@ class Person:
       fringe: 0..1, how far the hair covers the forehead.
       brow_weight: 0.7..1.3, thickness of the brows.
       makeup: 0..1, darkness of the lids' edge.
+
+    Raises:
+      UserError: an unknown kind, or identity coefficients of another number.
     """
 
     identity: Float[np.ndarray, "i"]
@@ -126,6 +138,18 @@ class Person:
     glasses: str = "none"
     glasses_color: Color = (0.06, 0.06, 0.07)
     makeup: float = 0.3
+
+    def __post_init__(self) -> None:
+        if len(self.identity) != len(IDENTITY_FIELDS):
+            raise UserError(
+                f"the person's identity has {len(self.identity)} coefficients, but the procedural "
+                f"head takes {len(IDENTITY_FIELDS)}."
+            )
+        for name, kinds in _KINDS.items():
+            if getattr(self, name) not in kinds:
+                raise UserError(
+                    f"the person's {name} is {getattr(self, name)!r}; it must be one of {kinds}."
+                )
 
 
 def neutral_person(**changes) -> Person:
@@ -244,13 +268,6 @@ _COLORS = {
     "hair_color": ((0.29, 0.21, 0.16), 0.20),
     "brow_color": ((0.17, 0.12, 0.09), 0.10),
     "glasses_color": ((0.23, 0.11, 0.14), 0.12),
-}
-_KINDS = {
-    "sex": SEXES,
-    "hair": HAIR_KINDS,
-    "brows": BROW_KINDS,
-    "beard": BEARD_KINDS,
-    "glasses": GLASSES_KINDS,
 }
 
 

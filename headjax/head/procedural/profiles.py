@@ -41,7 +41,6 @@ _KNOTS = np.array(
     np.float64,
 )
 
-NECK_RIM = 0.95  # s of the edge between the neck's side and its flat cap
 FRONT_HALF_ANGLE = np.deg2rad(42.0)
 EAR_ANGLE = np.deg2rad(106.0)
 

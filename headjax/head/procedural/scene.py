@@ -7,6 +7,7 @@ import functools
 import numpy as np
 from jaxtyping import Bool, Float
 
+from headjax.geometry.rotations import axis_angle_to_matrix
 from headjax.head import model as head
 from headjax.head.procedural import (
     accessories,
@@ -96,7 +97,7 @@ def _skinning(shaped: Vertices, pose: np.ndarray):
     """A function that poses points which carry the main surface's or given weights."""
     model = build.head_model()
     joints = np.asarray(model.joint_regressor) @ shaped
-    rotations = head.rotation_matrices(np.asarray(pose, np.float32))
+    rotations = axis_angle_to_matrix(np.asarray(pose, np.float32))
     feature = (np.asarray(rotations)[1:] - np.eye(3, dtype=np.float32)).reshape(-1)
     correction = model.pose_basis @ feature
     turned, moved = (np.asarray(a) for a in head.chain(rotations, joints, model.parents))
