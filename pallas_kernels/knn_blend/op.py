@@ -2,12 +2,55 @@
 
 from __future__ import annotations
 
+import functools
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.knn_blend.reference import knn_blend_reference, texel_table
-from pallas_kernels.knn_blend.types import BlendOptions, GaussianTable
+from pallas_kernels.knn_blend import reference
+from pallas_kernels.knn_blend.types import PLANE_AXES, BlendOptions, GaussianTable
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _blend(points: Array, frames: Array, texels: Array, options: BlendOptions):
+    return _blend_forward(points, frames, texels, options)[0]
+
+
+def _blend_forward(points, frames, texels, options):
+    features, total, ids = jax.lax.map(
+        lambda head: reference.forward(*head, options=options), (points, frames, texels)
+    )
+    count = points.shape[1]
+    outputs = features, total, jax.vmap(lambda i: reference.untile(i, count=count))(ids)
+    return outputs, (points, frames, texels, ids)
+
+
+def _blend_backward(options, residuals, cotangents):
+    *inputs, ids = residuals
+    return jax.lax.map(
+        lambda head: reference.backward(
+            *head[0], ids=head[1], cotangents=head[2], options=options
+        ),
+        (inputs, ids, cotangents[:2]),
+    )
+
+
+_blend.defvjp(_blend_forward, _blend_backward)
+
+
+def _check(count: int, atlas: Array, options: BlendOptions) -> None:
+    height, width, depth = atlas.shape[1:]
+    grid = height // options.patch
+    if height != width or grid * options.patch != height or grid * grid != count:
+        raise ValueError(
+            f"atlas of {height}x{width} texels does not hold {count} patches of side "
+            f"{options.patch}: expected a square of side sqrt(Gaussians) x patch"
+        )
+    if depth % len(PLANE_AXES):
+        raise ValueError(f"atlas has {depth} channels, expected 3 planes of equally many")
+    if options.neighbors > count:
+        raise ValueError(f"neighbors={options.neighbors} but there are only {count} Gaussians")
 
 
 def knn_blend(
@@ -30,26 +73,13 @@ def knn_blend(
 
     Returns:
       features, Σ_k g_k, and the neighbours' indices (nearest first). Gradients flow to points,
-      Gaussians and atlas; the choice of neighbours carries none.
+      Gaussians and atlas; the choice of neighbours carries none. All float32.
 
     Raises:
-      ValueError: the atlas does not hold one p×p patch for each Gaussian.
+      ValueError: the atlas does not hold one p×p patch for each Gaussian, or there are fewer
+        Gaussians than neighbours.
     """
-    count = gaussians.centers.shape[-2]
-    grid = atlas.shape[1] // options.patch
-    if atlas.shape[1] != atlas.shape[2] or grid * grid != count or atlas.shape[1] % options.patch:
-        raise ValueError(
-            f"atlas of {atlas.shape[1]}x{atlas.shape[2]} texels does not hold {count} patches of "
-            f"side {options.patch}: expected a square of side sqrt(Gaussians) x patch"
-        )
-    if options.neighbors > count:
-        raise ValueError(f"neighbors={options.neighbors} but there are only {count} Gaussians")
-
-    def one_head(inputs):
-        part, table, payload = inputs
-        texels = texel_table(payload, grid=grid, patch=options.patch)
-        return knn_blend_reference(part, table, texels=texels, options=options)
-
-    return jax.lax.map(one_head, (points, gaussians, atlas))
-
-
+    _check(gaussians.centers.shape[-2], atlas, options)
+    frames = jax.vmap(lambda table: reference.frames(table, options=options))(gaussians)
+    texels = jax.vmap(lambda a: reference.texel_table(a, patch=options.patch))(atlas)
+    return _blend(*(a.astype(jnp.float32) for a in (points, frames, texels)), options)

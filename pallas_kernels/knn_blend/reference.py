@@ -1,15 +1,22 @@
-"""K-nearest Gaussian blending in plain JAX: the definition, and the path on CPUs.
+"""K-nearest Gaussian blending in plain JAX, forward and backward: the path on CPUs.
 
-Alphabet: `t` points of a tile, `g` Gaussians, `k` neighbours, `p` side of a patch in texels,
-`c` channels. Inside a tile arrays are points-minor (`[k t]`), so that every step is a straight
-vector loop over points.
+`naive.py` says the same in ten lines; this is the form that is fast and lean. It walks tiles of
+points, keeps nothing of a tile but its neighbours' indices, and recomputes the rest backwards.
+
+Alphabet: `s` chunks of a tile, `t` points of a chunk, `k` neighbours, `g` Gaussians, `c` channels.
+Arithmetic is points-minor (`[k t]`: a vector loop over points); only what addresses the texel
+table is points-major (`[t k …]`), because the table is read and written in runs of channels.
+
+Two habits here look odd and are what makes it fast (measured in `docs/kernels.md`):
+* a tile is worked on in stages, each a `lax.map` over its chunks. A loop is the only fence that
+  XLA's CPU compiler respects; without one an index is computed again for every channel that it
+  addresses, and a weight for every texel;
+* texels are gathered 2 × 2c at a time, contracted by a batched dot, and scattered the same way.
 
 Invariants:
 * the selection of neighbours carries no gradient; everything after it does;
-* neighbours are in ascending order of distance, exact ties in ascending order of index;
 * a Gaussian that is not valid is chosen only where fewer than K are valid, and then weighs nothing;
-* nothing of size points × Gaussians or points × K × patch outlives a tile: the backward pass
-  recomputes the tile from its points.
+* nothing of size points × Gaussians or points × K × patch outlives a tile.
 """
 
 from __future__ import annotations
@@ -18,178 +25,269 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.knn_blend.types import BlendOptions, GaussianTable
+from pallas_kernels.knn_blend.select import rows, select
+from pallas_kernels.knn_blend.types import EPSILON, PLANE_AXES, BlendOptions, GaussianTable
 
-# Gaussians whose insertion into the running top K is unrolled in one step of the scan.
-_UNROLL = 16
-# Coordinates of the planes xy, xz, yz in the local frame: (column, row) of the texel grid.
-PLANE_AXES = ((0, 1), (0, 2), (1, 2))
-
-
-def _inverse_radii(radii: Float[Array, "g 3"], options: BlendOptions) -> Float[Array, "g 3"]:
-    """1/std of each axis; the floor keeps a vanishing Gaussian finite."""
-    radii = jnp.abs(radii)
-    std = jnp.sqrt(radii) if options.radii == "variance" else radii
-    return 1.0 / jnp.maximum(std, options.min_std)
+_IN_BOUNDS = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
+# Points of a chunk, about: its texels fit the cache, its vectors fill the machine's.
+_CHUNK = 1024
+_PLANES = len(PLANE_AXES)
+# Where a Gaussian that is not valid sits: out of every point's reach, its square still a number.
+_FAR = 1e15
 
 
-def _distance(metric: str, table: tuple, index: int, point: tuple):
-    """Squared distance of points to Gaussian `index`: Euclidean, or Mahalanobis for 'rbf'."""
-    centre, whiten, penalty = table
-    delta = [point[a] - centre[index, a] for a in range(3)]
-    if metric == "rbf":
-        delta = [sum(whiten[index, a, b] * delta[b] for b in range(3)) for a in range(3)]
-    return sum(d * d for d in delta) + penalty[index]
+def frames(gaussians: GaussianTable, *, options: BlendOptions) -> Float[Array, "12 g"]:
+    """Rows 0–2: the centres μ. Rows 3–11: A = diag(1/std) Rᵀ, so that g = exp(−½ |A (x−μ)|²)."""
+    radii = jnp.abs(gaussians.radii)
+    if options.radii == "variance":
+        std = jnp.sqrt(jnp.maximum(radii, options.min_std**2))
+    else:
+        std = jnp.maximum(radii, options.min_std)
+    whiten = jnp.swapaxes(gaussians.rotations, -1, -2) / std[..., None]
+    valid = gaussians.valid[:, None]
+    whiten = jnp.where(valid[..., None], whiten, jnp.eye(3)).reshape(-1, 9)
+    centers = jnp.where(valid, gaussians.centers, _FAR)
+    return jnp.concatenate([centers, whiten], axis=1).T
 
 
-def select(
-    points: Float[Array, "3 t"], gaussians: GaussianTable, *, options: BlendOptions
-) -> Int[Array, "k t"]:
-    """The K nearest Gaussians of each point, nearest first, by a running insertion.
+def texel_table(atlas: Float[Array, "h w d"], *, patch: int) -> Float[Array, "n m"]:
+    """The atlas as rows (gaussian · 3 + plane) · p + y, each the p · c numbers of one texel row.
 
-    'euclidean' ranks by |x − μ|², 'rbf' by the exponent of the RBF (the largest values).
+    A patch of one texel is doubled, so that every footprint is 2 × 2.
     """
-    points, gaussians = jax.lax.stop_gradient((points, gaussians))
-    tile, count = points.shape[1], gaussians.centers.shape[0]
-    pad = -count % _UNROLL
-    whiten = jnp.swapaxes(gaussians.rotations, -1, -2) * _inverse_radii(gaussians.radii, options)[
-        :, :, None
-    ]
-    # Invalid ones rank behind every valid one, still by index; padding is never reached.
-    penalty = jnp.where(gaussians.valid, 0.0, jnp.float32(1e30))
-    blocks = (
-        jnp.pad(gaussians.centers, ((0, pad), (0, 0))).reshape(-1, _UNROLL, 3),
-        jnp.pad(whiten, ((0, pad), (0, 0), (0, 0))).reshape(-1, _UNROLL, 3, 3),
-        jnp.pad(penalty, (0, pad), constant_values=jnp.inf).reshape(-1, _UNROLL),
+    grid, channels = atlas.shape[0] // patch, atlas.shape[-1] // _PLANES
+    table = atlas.reshape(grid, patch, grid, patch, _PLANES, channels)
+    table = table.transpose(0, 2, 4, 1, 3, 5)
+    if patch == 1:
+        table = jnp.broadcast_to(table, (*table.shape[:3], 2, 2, channels))
+    return table.reshape(-1, table.shape[-2] * channels)
+
+
+def _whitened(points: Array, ids: Array, table: Array) -> tuple:
+    """A (x − μ) of each neighbour: three arrays [k t]."""
+    delta = [points[a] - rows(table[a], ids) for a in range(3)]
+    return tuple(
+        sum(rows(table[3 + 3 * a + b], ids) * delta[b] for b in range(3)) for a in range(3)
     )
 
-    def insert(best, xs):
-        block, first = xs
-        distances, ids = list(best[0]), list(best[1])
-        for j in range(_UNROLL):
-            d = _distance(options.metric, block, j, points)
-            n = jnp.full((tile,), 0, jnp.int32) + (first + j)
-            for q in range(options.neighbors):
-                nearer = d < distances[q]
-                distances[q], d = (
-                    jnp.where(nearer, d, distances[q]),
-                    jnp.where(nearer, distances[q], d),
-                )
-                ids[q], n = jnp.where(nearer, n, ids[q]), jnp.where(nearer, ids[q], n)
-        return (tuple(distances), tuple(ids)), None
 
-    k = options.neighbors
-    start = (
-        tuple(jnp.full((tile,), jnp.inf) for _ in range(k)),
-        tuple(jnp.zeros((tile,), jnp.int32) for _ in range(k)),
-    )
-    firsts = jnp.arange(0, count + pad, _UNROLL, dtype=jnp.int32)
-    (_, ids), _ = jax.lax.scan(insert, start, (blocks, firsts))
-    return jnp.stack(ids)
+def _texel(u: Array, *, options: BlendOptions) -> tuple[Array, Array, Array]:
+    """Position in the patch along one axis: lower texel, weight of the upper one, slope.
 
-
-def _rows(table: Array, ids: Array) -> Array:
-    return table.at[ids].get(mode="promise_in_bounds")
-
-
-def influence(
-    points: Float[Array, "3 t"],
-    gaussians: GaussianTable,
-    ids: Int[Array, "k t"],
-    *,
-    options: BlendOptions,
-) -> tuple[Float[Array, "3 k t"], Float[Array, "k t"]]:
-    """Local coordinates in standard deviations, and the RBF g = exp(−½ (x−μ)ᵀ Σ⁻¹ (x−μ))."""
-    packed = jnp.concatenate(
-        [
-            gaussians.centers,
-            gaussians.rotations.reshape(-1, 9),
-            _inverse_radii(gaussians.radii, options),
-            gaussians.valid[:, None].astype(jnp.float32),
-        ],
-        axis=1,
-    )
-    chosen = jnp.moveaxis(_rows(packed, ids), -1, 0)
-    delta = points[:, None] - chosen[:3]
-    rotation, inverse = chosen[3:12].reshape(3, 3, *ids.shape), chosen[12:15]
-    whitened = jnp.stack(
-        [sum(rotation[b, a] * delta[b] for b in range(3)) * inverse[a] for a in range(3)]
-    )
-    return whitened, jnp.exp(-0.5 * jnp.sum(whitened**2, axis=0)) * chosen[15]
-
-
-def _texels(
-    unit: Float[Array, "3 k t"], ids: Int[Array, "k t"], side: int
-) -> tuple[Float[Array, "k 12 t"], Int[Array, "k 12 t"]]:
-    """Bilinear weights and row numbers in the texel table, three planes × four corners.
-
-    `unit` ∈ [−1, 1] spans the patch; the footprint is clamped inside it, so that a neighbouring
-    patch of the atlas never bleeds in.
+    |u| ≤ κ spans the patch; the footprint is clamped inside it, so that a neighbouring patch of the
+    atlas never bleeds in, and the slope is 0 where the clamp holds.
     """
-    position = jnp.clip((unit + 1.0) * (0.5 * side) - 0.5, 0.0, side - 1.0)
-    low = jnp.clip(jnp.floor(position), 0, max(side - 2, 0))
-    high_weight = position - low
-    index = low.astype(jnp.int32)
-    step = min(1, side - 1)
-    weights, rows = [], []
-    for plane, (column, row) in enumerate(PLANE_AXES):
-        for dy in (0, 1):
-            for dx in (0, 1):
-                wx = high_weight[column] if dx else 1.0 - high_weight[column]
-                wy = high_weight[row] if dy else 1.0 - high_weight[row]
-                y, x = index[row] + dy * step, index[column] + dx * step
-                weights.append(wx * wy)
-                rows.append(((ids * side + y) * side + x) * 3 + plane)
-    return jnp.stack(weights, 1), jnp.stack(rows, 1)
-
-
-def blend_tile(
-    points: Float[Array, "3 t"],
-    gaussians: GaussianTable,
-    texels: Float[Array, "n c"],
-    *,
-    options: BlendOptions,
-) -> tuple[Float[Array, "t c"], Float[Array, "t"], Int[Array, "t k"]]:
-    """Features, Σ of RBF values and neighbours of one tile of points."""
-    ids = select(points, gaussians, options=options)
-    whitened, rbf = influence(points, gaussians, ids, options=options)
     side = options.patch
-    weights, rows = _texels(jnp.clip(whitened / options.extent, -1.0, 1.0), ids, side)
-    total = jnp.sum(rbf, axis=0)
-    scale = rbf / (total + 1e-7) if options.blend == "normalized" else rbf
-    weights = (weights * (scale / 3.0)[:, None]).reshape(-1, points.shape[1]).T
-    gathered = _rows(texels, rows.reshape(-1, points.shape[1]).T)
-    features = jnp.sum(weights[..., None] * gathered, axis=1)
-    return features, total, ids.T
+    slope = 0.5 * side / options.extent
+    position = u * slope + (0.5 * side - 0.5)
+    inside = (position > 0.0) & (position < side - 1.0)
+    position = jnp.clip(position, 0.0, side - 1.0)
+    low = jnp.minimum(jnp.floor(position), max(side - 2.0, 0.0))
+    return low, position - low, jnp.where(inside, slope, 0.0)
 
 
-def texel_table(
-    atlas: Float[Array, "h w d"], *, grid: int, patch: int
-) -> Float[Array, "n c"]:
-    """The atlas as rows ((gaussian · p + y) · p + x) · 3 + plane of c channels."""
-    channels = atlas.shape[-1] // 3
-    table = atlas.reshape(grid, patch, grid, patch, 3, channels)
-    return table.transpose(0, 2, 1, 3, 4, 5).reshape(-1, channels)
+def _pair(weight: Array) -> Array:
+    """(1 − w, w) on a new last axis, as an affine map: a concatenation would not vectorise."""
+    return weight[..., None] * jnp.array([-1.0, 1.0]) + jnp.array([1.0, 0.0])
 
 
-def knn_blend_reference(
+def _footprints(u: tuple, g: Array, ids: Array, *, channels: int, options: BlendOptions):
+    """Per plane: weights [t k 2 2] with g inside, and table indices [t k 2] (row, column)."""
+    side = max(options.patch, 2)
+    weights, indices = [], []
+    for plane, (column, row) in enumerate(PLANE_AXES):
+        x, wx, _ = _texel(u[column].T, options=options)
+        y, wy, _ = _texel(u[row].T, options=options)
+        weights.append(g.T[..., None, None] * _pair(wy)[..., :, None] * _pair(wx)[..., None, :])
+        first = (ids.T * _PLANES + plane) * side + y.astype(jnp.int32)
+        indices.append(jnp.stack([first, x.astype(jnp.int32) * channels], axis=-1))
+    return tuple(weights), tuple(indices)
+
+
+def _gather(texels: Array, index: Array, *, channels: int) -> Float[Array, "t q c"]:
+    """The 2 × 2 texels at each index, as 4 k rows of c channels."""
+    numbers = jax.lax.GatherDimensionNumbers(
+        offset_dims=(2, 3), collapsed_slice_dims=(), start_index_map=(0, 1)
+    )
+    window = jax.lax.gather(texels, index, numbers, (2, 2 * channels), mode=_IN_BOUNDS)
+    return window.reshape(index.shape[0], -1, channels)
+
+
+def _scatter_add(texels: Array, index: Array, values: Float[Array, "t q c"]) -> Array:
+    """Adds each index' 2 × 2 texels: the transpose of `_gather`."""
+    numbers = jax.lax.ScatterDimensionNumbers(
+        update_window_dims=(2, 3), inserted_window_dims=(), scatter_dims_to_operand_dims=(0, 1)
+    )
+    values = values.reshape(*index.shape[:2], 2, -1)
+    return jax.lax.scatter_add(texels, index, values, numbers, mode=_IN_BOUNDS)
+
+
+def _scale(g: Array, *, options: BlendOptions) -> tuple[Array, Array]:
+    """Σ g, and the factor of Σ_k g_k h_k: the mean over planes, the blend's normalisation."""
+    total = jnp.sum(g, axis=0)
+    if options.blend == "raw":
+        return total, jnp.full_like(total, 1.0 / _PLANES)
+    return total, 1.0 / (_PLANES * (total + EPSILON))
+
+
+def _prepare(points: Array, ids: Array, table: Array, *, channels: int, options: BlendOptions):
+    """What both passes need of a tile: A (x − μ), RBF values, weights and indices, per chunk."""
+    u = jax.lax.map(lambda xs: _whitened(*xs, table), (points, ids))
+    g = jax.lax.map(lambda u: jnp.exp(-0.5 * (u[0] ** 2 + u[1] ** 2 + u[2] ** 2)), u)
+    weights, indices = jax.lax.map(
+        lambda xs: _footprints(*xs, channels=channels, options=options), (u, g, ids)
+    )
+    return u, g, weights, indices
+
+
+def _channels(texels: Array, options: BlendOptions) -> int:
+    return texels.shape[1] // max(options.patch, 2)
+
+
+def _forward_tile(points, table, texels, *, options: BlendOptions):
+    """(features [s t c], Σ g [s t], ids [s k t]) of one tile of points [s 3 t]."""
+    size, channels = points.shape[-1], _channels(texels, options)
+    ids = jax.lax.map(
+        lambda x: select(x, table, neighbors=options.neighbors, metric=options.metric), points
+    )
+    _, g, weights, indices = _prepare(points, ids, table, channels=channels, options=options)
+
+    def contract(xs):
+        g, weights, indices = xs
+        total, scale = _scale(g, options=options)
+        blended = sum(
+            jnp.einsum("tqc,tq->tc", _gather(texels, i, channels=channels), w.reshape(size, -1))
+            for w, i in zip(weights, indices, strict=True)
+        )
+        return blended * scale[:, None], total
+
+    return *jax.lax.map(contract, (g, weights, indices)), ids
+
+
+def _chain(u: tuple, slopes: tuple, dweights: tuple) -> tuple[Array, tuple]:
+    """From the weights' gradients [t k 2 2] to those of g and (over g) of A (x − μ), all [k t]."""
+    dg, du = 0.0, [0.0, 0.0, 0.0]
+    for (column, row), d in zip(PLANE_AXES, dweights, strict=True):
+        (wx, _), (wy, _) = slopes[column], slopes[row]
+        d00, d01, d10, d11 = (d[:, :, y, x].T for y in (0, 1) for x in (0, 1))
+        low, high = d01 - d00, d11 - d10
+        bottom, top = d00 + wx * low, d10 + wx * high
+        dg += bottom + wy * (top - bottom)
+        du[row] += top - bottom
+        du[column] += low + wy * (high - low)
+    return dg, tuple(d * slope for d, (_, slope) in zip(du, slopes, strict=True))
+
+
+def _local_gradient(u: tuple, g: Array, dweights: tuple, dtotal: Array, *, options: BlendOptions):
+    """Gradient of A (x − μ), three arrays [k t]; in two stages, see the head of this file."""
+
+    def chain(xs):
+        u, dweights = xs
+        return _chain(u, tuple(_texel(v, options=options)[1:] for v in u), dweights)
+
+    def combine(xs):
+        u, g, dg, du, dtotal = xs
+        if options.blend == "normalized":
+            dtotal = dtotal - jnp.sum(g * dg, axis=0) / (jnp.sum(g, axis=0) + EPSILON)
+        dg = dg + dtotal
+        return tuple(g * (du[a] - dg * u[a]) for a in range(3))
+
+    return jax.lax.map(combine, (u, g, *jax.lax.map(chain, (u, dweights)), dtotal))
+
+
+def _backward_tile(carry, points, ids, cotangents, table, texels, *, options: BlendOptions):
+    """Adds a tile to the gradients of texels [n m] and of frames [g 12]; and dx [s 3 t].
+
+    A Gaussian's row holds Σ dv ⊗ (x − μ, 1), dv being the gradient of v = A (x − μ).
+    """
+    channels, size = _channels(texels, options), points.shape[-1]
+    dfeatures, dtotal = cotangents
+    u, g, weights, indices = _prepare(points, ids, table, channels=channels, options=options)
+
+    def contract(dtexels, xs):
+        g, weights, indices, df = xs
+        df = df * _scale(g, options=options)[1][:, None]
+        dweights = []
+        for w, i in zip(weights, indices, strict=True):
+            gathered = _gather(texels, i, channels=channels)
+            dweights.append(jnp.einsum("tqc,tc->tq", gathered, df).reshape(w.shape))
+            dtexels = _scatter_add(dtexels, i, w.reshape(size, -1, 1) * df[:, None])
+        return dtexels, tuple(dweights)
+
+    dtexels, dweights = jax.lax.scan(contract, carry[0], (g, weights, indices, dfeatures))
+    du = _local_gradient(u, g, dweights, dtotal, options=options)
+
+    def scatter(dframes, xs):
+        x, ids, du = xs
+        delta = [x[a] - rows(table[a], ids) for a in range(3)] + [1.0]
+        outer = jnp.stack([du[a] * delta[b] for a in range(3) for b in range(4)], axis=-1)
+        dx = [
+            jnp.sum(sum(rows(table[3 + 3 * a + b], ids) * du[a] for a in range(3)), axis=0)
+            for b in range(3)
+        ]
+        return dframes.at[ids].add(outer, mode="promise_in_bounds"), jnp.stack(dx)
+
+    dframes, dx = jax.lax.scan(scatter, carry[1], (points, ids, du))
+    return (dtexels, dframes), dx
+
+
+def _tiled(array: Float[Array, "r m"], *, options: BlendOptions) -> Float[Array, "n s t m"]:
+    """Rows cut into tiles of chunks, all alike and nearly full, padded with zeros."""
+    count = max(array.shape[0], 1)
+    tiles = -(-count // options.tile)
+    # At least two chunks: a loop of one step is unrolled, and fences nothing.
+    chunks = max(2, round(count / tiles / _CHUNK))
+    size = -(-count // (tiles * chunks))
+    padded = jnp.pad(array, ((0, tiles * chunks * size - array.shape[0]), (0, 0)))
+    return padded.reshape(tiles, chunks, size, -1)
+
+
+def forward(
     points: Float[Array, "r 3"],
-    gaussians: GaussianTable,
+    table: Float[Array, "12 g"],
+    texels: Float[Array, "n m"],
     *,
-    texels: Float[Array, "n c"],
     options: BlendOptions,
-) -> tuple[Float[Array, "r c"], Float[Array, "r"], Int[Array, "r k"]]:
-    """`op.knn_blend` for one head, tile by tile, each tile recomputed in the backward pass."""
+) -> tuple[Float[Array, "r c"], Float[Array, "r"], Int[Array, "x s k t"]]:
+    """Features and Σ g of one head; the neighbours stay in tiles, as `backward` wants them."""
     count = points.shape[0]
-    tile = min(options.tile, max(count, 1))
-    pad = -count % tile
-    tiles = jnp.pad(points, ((0, pad), (0, 0))).reshape(-1, tile, 3).swapaxes(1, 2)
-
-    @jax.checkpoint
-    def one(part):
-        return blend_tile(part, gaussians, texels, options=options)
-
-    outputs = jax.lax.map(one, tiles)
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], outputs)
+    tiles = _tiled(points, options=options).swapaxes(-1, -2)
+    features, total, ids = jax.lax.map(
+        lambda x: _forward_tile(x, table, texels, options=options), tiles
+    )
+    features = features.reshape(-1, features.shape[-1])[:count]
+    return features, total.reshape(-1)[:count], ids
 
 
+def untile(ids: Int[Array, "x s k t"], *, count: int) -> Int[Array, "r k"]:
+    """The neighbours of `forward` as rows."""
+    return ids.swapaxes(-1, -2).reshape(-1, ids.shape[-2])[:count]
+
+
+def backward(
+    points: Float[Array, "r 3"],
+    table: Float[Array, "12 g"],
+    texels: Float[Array, "n m"],
+    *,
+    ids: Int[Array, "x s k t"],
+    cotangents: tuple[Float[Array, "r c"], Float[Array, "r"]],
+    options: BlendOptions,
+) -> tuple[Float[Array, "r 3"], Float[Array, "12 g"], Float[Array, "n m"]]:
+    """Gradients of points, frames and texels of one head, from those of features and Σ g."""
+    count, gaussians = points.shape[0], table.shape[1]
+    tiles = _tiled(points, options=options).swapaxes(-1, -2)
+    dfeatures = _tiled(cotangents[0], options=options)
+    dtotal = _tiled(cotangents[1][:, None], options=options)[..., 0]
+
+    def step(carry, xs):
+        x, ids, *cotangents = xs
+        return _backward_tile(carry, x, ids, cotangents, table, texels, options=options)
+
+    start = (jnp.zeros_like(texels), jnp.zeros((gaussians, 12)))
+    (dtexels, sums), dx = jax.lax.scan(step, start, (tiles, ids, dfeatures, dtotal))
+    sums = sums.reshape(gaussians, 3, 4)
+    whiten = table[3:].reshape(3, 3, gaussians)
+    dcenters = -jnp.einsum("abg,ga->bg", whiten, sums[..., 3])
+    dwhiten = sums[..., :3].reshape(gaussians, 9).T
+    dx = dx.swapaxes(-1, -2).reshape(-1, 3)[:count]
+    return dx, jnp.concatenate([dcenters, dwhiten]), dtexels

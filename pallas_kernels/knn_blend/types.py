@@ -8,6 +8,11 @@ from typing import Literal
 import jax
 from jaxtyping import Array, Bool, Float
 
+# Coordinates of the planes xy, xz, yz in the local frame: (column, row) of the texel grid.
+PLANE_AXES = ((0, 1), (0, 2), (1, 2))
+# Guards the normalisation where no Gaussian reaches.
+EPSILON = 1e-7
+
 
 @dataclasses.dataclass(frozen=True)
 class BlendOptions:
@@ -21,7 +26,7 @@ class BlendOptions:
       blend: RBF weights 'normalized' to one (w = g / (Σ g + 1e-7)) or 'raw'.
       extent: κ; the patch spans ± κ standard deviations, the border is clamped.
       min_std: floor of the standard deviation, world units.
-      tile: points handled at a time.
+      tile: points handled at a time, about.
     """
 
     patch: int = 8
@@ -34,6 +39,10 @@ class BlendOptions:
     tile: int = 4096
 
     def __post_init__(self):
+        if self.extent <= 0 or self.min_std <= 0:
+            raise ValueError(
+                f"extent and min_std must be positive, got {self.extent}, {self.min_std}"
+            )
         if self.patch < 1 or self.neighbors < 1 or self.tile < 1:
             raise ValueError(
                 f"patch, neighbors and tile must be at least 1, got {self.patch}, "
