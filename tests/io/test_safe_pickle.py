@@ -93,25 +93,29 @@ def test_python_2_strings_come_as_latin_1():
     assert got == "ét"
 
 
-@pytest.fixture
-def fake_chumpy(monkeypatch):
-    """`chumpy.ch.Ch`, known to the pickler and forgotten before reading."""
+class _Ch:
+    """What `chumpy.ch.Ch` leaves in a file."""
+
+    def __init__(self, x):
+        self.x = x
+
+
+_Ch.__module__, _Ch.__qualname__ = "chumpy.ch", "Ch"
+
+
+def _dump_with_chumpy(value, protocol: int) -> bytes:
+    """A pickle; the module `chumpy.ch` is there only while it is written."""
     module = types.ModuleType("chumpy.ch")
-
-    class Ch:
-        def __init__(self, x):
-            self.x = x
-
-    Ch.__module__, Ch.__qualname__ = "chumpy.ch", "Ch"
-    module.Ch = Ch
-    monkeypatch.setitem(sys.modules, "chumpy", types.ModuleType("chumpy"))
-    monkeypatch.setitem(sys.modules, "chumpy.ch", module)
-    return Ch
+    module.Ch = _Ch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "chumpy", types.ModuleType("chumpy"))
+        patch.setitem(sys.modules, "chumpy.ch", module)
+        return pickle.dumps(value, protocol=protocol)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_chumpy_objects_are_records_with_their_state(fake_chumpy, protocol):
-    data = pickle.dumps(fake_chumpy(np.eye(2)), protocol=protocol)
+def test_chumpy_objects_are_records_with_their_state(protocol):
+    data = _dump_with_chumpy(_Ch(np.eye(2)), protocol)
     got = safe_pickle.loads(data, family=FLAME, source="x")
     assert isinstance(got, Record) and got.global_name == "chumpy.ch.Ch"
     np.testing.assert_array_equal(got.state["x"], np.eye(2))
