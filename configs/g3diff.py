@@ -32,7 +32,7 @@ def demo() -> ml_collections.ConfigDict:
     config.system = "g3diff"
     config.seed = 0
     config.log_every = 50
-    config.warm_start = ""
+    config.warm_start = ""          # work directory of a finished run to go on from; "" for none
     # How long about on two CPU cores, for the line at the start.
     config.minutes = ConfigDict(dict(
         data=1.0, surface=2.0, autodecoder=5.0, evaluation=1.0, diffusion=4.0, samples=0.5,

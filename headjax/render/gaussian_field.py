@@ -24,6 +24,8 @@ from pallas_kernels.knn_blend import BlendOptions, GaussianTable, knn_blend
 
 # A decoder's output lies in [−margin, 1 + margin], so that exact black and white are reachable.
 _COLOR_MARGIN = 0.001
+# Length of the range that a ray gets which misses a head's box.
+MISS_LENGTH = 1e-3
 
 
 @flax.struct.dataclass
@@ -210,7 +212,7 @@ def head_range(
     near, far, _ = box_range(
         (origins - 0.5 * (low + high)) / half, directions / half, half_size=1.0
     )
-    return near, jnp.maximum(far, near + 1e-3)
+    return near, jnp.maximum(far, near + MISS_LENGTH)
 
 
 def render_rays(

@@ -23,7 +23,6 @@ from headjax.systems.g3diff.autodecoder import Registration
 from headjax.systems.g3diff.diffusion import Standard
 from headjax.train.checkpoint import load_weights, save_weights
 
-ASSETS = Path(__file__).parents[2] / "assets"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,34 +80,10 @@ def load_heads(path: Path) -> GaussianHeads:
     return GaussianHeads(**_load(path, "heads"))
 
 
-def load_warm_start(name: str) -> dict[str, Any]:
-    """A shipped checkpoint ('g3diff_demo') or a safetensors file: `autodecoder` and `diffusion`.
-
-    Shipped ones hold half-precision numbers; they come back as float32.
-
-    Raises:
-      UserError: there is no such checkpoint.
-    """
-    shipped = ASSETS / f"{name}.safetensors"
-    path = shipped if shipped.exists() else Path(name)
-    if not path.exists():
-        have = ", ".join(sorted(p.stem for p in ASSETS.glob("*.safetensors"))) or "none"
-        raise UserError(
-            f"warm_start={name!r} is neither a shipped checkpoint ({have}) nor a file; "
-            "use warm_start='' to train from nothing"
-        )
-    return _load(path, "warm_start")
-
-
 def _load(path: Path, kind: str) -> dict[str, Any]:
     tree, metadata = load_weights(path)
     if metadata.get("artefact") != kind:
         raise UserError(
             f"{path} holds {metadata.get('artefact')!r}, but {kind!r} is needed here"
         )
-
-    def restore(leaf):
-        leaf = jnp.asarray(leaf)
-        return leaf.astype(jnp.float32) if leaf.dtype == jnp.float16 else leaf
-
-    return jax.tree.map(restore, tree)
+    return jax.tree.map(jnp.asarray, tree)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -158,33 +159,33 @@ def _fit_autodecoder(context, registration, *, warm: bool, steps: int, start: An
 
 
 def warm_autodecoder(context: Context, registration: autodecoder.Registration) -> Any:
-    """Parameters of the shipped checkpoint; tables only where its identities are these.
+    """Parameters of an earlier run's auto-decoder; tables only where its identities are these.
 
     For other identities the shared parameters are kept, and codes and maps start anew.
     """
-    saved = artefacts.load_warm_start(context.config.warm_start)["autodecoder"]
+    folder = Path(context.config.warm_start)
+    saved = artefacts.load_autodecoder(folder / "autodecoder.safetensors")
     key = stream_key(context.seed, "autodecoder/init")
     fresh = autodecoder.init_state(key, registration, config=context.config, steps=1).params
-    _check_shapes(fresh["shared"], saved["shared"], what="decoder", name=context.config.warm_start)
-    codes = saved["identity_code"]
-    same = codes.shape == registration.identity_code.shape and bool(
-        jnp.allclose(codes, registration.identity_code, atol=1e-2)
+    _check_shapes(fresh["shared"], saved.params["shared"], what="decoder", folder=folder)
+    codes = saved.registration.identity_code
+    if codes.shape == registration.identity_code.shape and bool(
+        jnp.allclose(codes, registration.identity_code)
+    ):
+        return saved.params
+    context.logger.say(
+        f"warm start from {folder}: other identities than its own, codes and Gaussians start anew"
     )
-    if not same:
-        context.logger.say(
-            f"warm start {context.config.warm_start}: other identities than its own, "
-            "codes and Gaussians start anew"
-        )
-    return {"shared": saved["shared"], "tables": saved["tables"] if same else fresh["tables"]}
+    return {"shared": saved.params["shared"], "tables": fresh["tables"]}
 
 
-def _check_shapes(want: Any, got: Any, *, what: str, name: str) -> None:
+def _check_shapes(want: Any, got: Any, *, what: str, folder: Path) -> None:
     same_tree = jax.tree.structure(want) == jax.tree.structure(got)
     if not same_tree or any(
         a.shape != b.shape for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True)
     ):
         raise UserError(
-            f"warm_start={name!r} holds a {what} of another size than this config's; use "
+            f"warm_start={folder} holds a {what} of another size than this config's; use "
             "--config.warm_start='' or the config that it was made with"
         )
 
@@ -235,13 +236,13 @@ def train_diffusion(context: Context) -> None:
     step = diffusion.DiffusionStep(config, standard)
     init = step.init
     if config.warm_start:
-        saved = artefacts.load_warm_start(config.warm_start)["diffusion"]
+        folder = Path(config.warm_start)
+        saved = artefacts.load_diffusion(folder / "diffusion.safetensors").params
         shapes = jax.eval_shape(step.init, jax.random.key(0)).params
-        _check_shapes(shapes, saved["params"], what="U-Net", name=config.warm_start)
+        _check_shapes(shapes, saved, what="U-Net", folder=folder)
 
         def init(key):
-            fresh = step.init(key)
-            return fresh.replace(params=saved["params"], ema=jax.tree.map(jnp.copy, saved["params"]))
+            return step.init(key).replace(params=saved, ema=jax.tree.map(jnp.copy, saved))
 
     batches = functools.partial(
         data.batches,
