@@ -123,7 +123,7 @@ def schedule(section: Any, *, steps: int) -> optax.Schedule:
     if section.decay == "halve":
         return lambda step: 0.5 ** jnp.floor(step / section.decay_steps)
     return optax.warmup_cosine_decay_schedule(
-        0.1, 1.0, max(1, min(section.warmup_steps, steps // 4)), steps, section.final
+        0.1, 1.0, min(section.warmup_steps, steps // 4), steps, section.final
     )
 
 
