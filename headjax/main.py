@@ -121,6 +121,7 @@ def _run(config: configs.Config, system: ModuleType, parsed: _Arguments) -> None
     data_dir = Path(parsed.data_dir or workdir / "data")
     with stages.locked(workdir), Logger(workdir) as logger:
         configs.keep(workdir, config)
+        stages.clear_debris(workdir)
         context = stages.Context(
             config=config.values,
             workdir=workdir,

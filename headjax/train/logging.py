@@ -98,7 +98,9 @@ class Progress:
         # The rate counts from the first step's end: that step may have waited for the compiler.
         self._from, self._began = start, None
         self._bar = None
-        if stream.isatty():
+        if not stream.isatty():
+            self._print()
+        else:
             self._bar = tqdm.tqdm(
                 desc=label, total=total, initial=start, unit=unit, file=stream,
                 dynamic_ncols=True, smoothing=0.1,

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,13 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def clear_debris(workdir: Path) -> None:
+    """Removes the temporary files of `headjax.io.atomic` that a killed run left behind."""
+    for path in workdir.rglob(".*.tmp*"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{12}\.tmp(\..+)?", path.name) and path.is_file():
+            path.unlink()
 
 
 def _marker(stage: Stage, workdir: Path) -> Path:

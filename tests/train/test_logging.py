@@ -40,8 +40,9 @@ def test_lines_off_a_terminal_tell_rate_and_time_left(monkeypatch):
             now[0] += 0.5
             bar.advance(note="loss 0.1")
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "train: 140/400 steps, 2 steps/s, about 2 min left, loss 0.1"
-    assert len(lines) == 3 and lines[-1].startswith("train: 201/400 steps, 2 steps/s")
+    assert lines[0] == "train: 100/400 steps"
+    assert lines[1] == "train: 140/400 steps, 2 steps/s, about 2 min left, loss 0.1"
+    assert len(lines) == 4 and lines[-1].startswith("train: 201/400 steps, 2 steps/s")
 
 
 def test_a_terminal_gets_a_bar():

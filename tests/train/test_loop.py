@@ -219,7 +219,7 @@ def test_a_run_killed_with_9_ends_bit_for_bit_as_an_undisturbed_one(undisturbed,
 @pytest.mark.sweep
 def test_many_kills_change_nothing(undisturbed, tmp_path):
     rng = np.random.default_rng()
-    kill_and_repeat(tmp_path, delays=rng.uniform(0.0, 0.5, 20))
+    kill_and_repeat(tmp_path, delays=rng.uniform(0.0, 0.5, 10))
     assert_runs_equal(undisturbed, tmp_path)
 
 

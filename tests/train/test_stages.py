@@ -5,6 +5,7 @@ import ml_collections
 import pytest
 
 from headjax.errors import UserError
+from headjax.io import atomic
 from headjax.train import stages
 from headjax.train.logging import Logger
 from headjax.train.stages import Context, Stage, run_stages
@@ -86,3 +87,25 @@ def test_a_work_directory_that_is_a_file_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"), stages.locked(tmp_path / "file"):
         pass
+
+
+def test_what_a_killed_write_left_behind_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / "deep").mkdir()
+    kept = [tmp_path / name for name in (".lock", "a.tmp", ".mine.tmp", "deep/.x.0123.tmp.png")]
+    for path in kept:
+        path.write_text("")
+
+    debris = tmp_path / "deep" / ".samples.0123456789ab.tmp.png"
+    debris.write_text("")
+    stages.clear_debris(tmp_path)
+    assert not debris.exists() and all(path.exists() for path in kept)
+
+
+def test_the_debris_looks_as_the_atomic_writer_names_it(tmp_path):
+    with pytest.raises(RuntimeError), atomic.replacing(tmp_path / "metrics.json") as temporary:
+        temporary.write_text("half")
+        copy = temporary.read_text(), temporary.name
+        raise RuntimeError("cut off")
+    (tmp_path / copy[1]).write_text(copy[0])
+    stages.clear_debris(tmp_path)
+    assert list(tmp_path.iterdir()) == []
