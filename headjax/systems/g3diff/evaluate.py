@@ -44,7 +44,8 @@ def make_renderer(config: ml_collections.FrozenConfigDict, *, resolution: int):
     def rays_of(heads, labels):
         origins, directions = pixel_rays(camera_from_label(labels), resolution=resolution)
         near, far = field.head_range(heads, origins, directions, box=sampling.box)
-        hit = far - near > field.MISS_LENGTH
+        # Half as long again: `far - near` of a miss may round to just above its length.
+        hit = far - near > 1.5 * field.MISS_LENGTH
         return origins, directions, jnp.argsort(~hit, axis=1), jnp.max(jnp.sum(hit, axis=1))
 
     @functools.partial(jax.jit, static_argnames="count")
