@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+# Side of the views that heads are compared by.
+FEATURE_SIZE = 32
+
 
 def distances(
     a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]
@@ -21,7 +24,9 @@ def nearest_other(a: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n"]:
     return between.min(axis=1)
 
 
-def render_features(views: Float[np.ndarray, "n v h w 3"], *, size: int = 32) -> np.ndarray:
+def render_features(
+    views: Float[np.ndarray, "n v h w 3"], *, size: int = FEATURE_SIZE
+) -> Float[np.ndarray, "n d"]:
     """RGB of a head's views box-averaged to size×size, concatenated: [n, v·size²·3] float64.
 
     Raises:

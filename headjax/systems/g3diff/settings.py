@@ -5,10 +5,30 @@ from __future__ import annotations
 import ml_collections
 
 from headjax.errors import UserError
+from headjax.metrics.sets import FEATURE_SIZE
 from headjax.nets.payload_decoder import PayloadDecoderConfig
 from headjax.render.gaussian_field import FieldOptions, RayOptions
 
 PERCEPTUAL = ("multiscale_l1", "none")
+# The fields that name one of several ways; anything else would be a slip of the pen.
+_CHOICES = {
+    "field.metric": ("euclidean", "rbf"),
+    "field.radii": ("std", "variance"),
+    "field.blend": ("normalized", "raw"),
+    "field.plane_reduce": ("mean", "sum"),
+    "render.evaluation.rule": ("midpoint", "left"),
+    "decoder.kind": ("grid", "stylegan2"),
+    "autodecoder.code_init": ("identity", "random"),
+    "autodecoder.sampling.kind": ("surface", "stratified"),
+    "autodecoder.schedule.decay": ("cosine", "halve"),
+    "diffusion.schedule": ("cosine", "scaled_linear"),
+    "diffusion.prediction": ("x0", "epsilon", "v"),
+    "diffusion.weighting": ("uniform", "min_snr"),
+    "diffusion.standardise": ("none", "mean_std"),
+    "diffusion.decay": ("cosine", "constant"),
+    "diffusion.sampler": ("ddim", "ddpm"),
+    "diffusion.unet.dtype": ("float32", "bfloat16"),
+}
 
 
 def field_options(config: ml_collections.ConfigDict) -> FieldOptions:
@@ -35,6 +55,21 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: names the field, its value and what would be right.
     """
+    for name, choices in _CHOICES.items():
+        if (value := _field(config, name)) not in choices:
+            raise UserError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
+    _check_autodecoder(config)
+    _check_sizes(config)
+    _check_diffusion(config.diffusion, config=config)
+
+
+def _field(config: ml_collections.ConfigDict, name: str):
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def _check_autodecoder(config: ml_collections.ConfigDict) -> None:
     train = config.autodecoder
     if train.perceptual not in PERCEPTUAL:
         raise UserError(
@@ -46,13 +81,58 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"autodecoder.batch_identities={train.batch_identities} is more than "
             f"data.train_identities={config.data.train_identities}; lower it"
         )
-    if config.data.uv_size != config.field.grid:
-        raise UserError(
-            f"data.uv_size={config.data.uv_size} must equal field.grid={config.field.grid}: "
-            "the Gaussians start from the position map"
-        )
     if train.patch_side > config.data.resolution:
         raise UserError(
             f"autodecoder.patch_side={train.patch_side} is larger than the "
             f"{config.data.resolution}-pixel views; lower it"
+        )
+
+
+def _check_sizes(config: ml_collections.ConfigDict) -> None:
+    grid, side = config.field.grid, config.field.grid * config.field.patch
+    if config.data.uv_size != grid:
+        raise UserError(
+            f"data.uv_size={config.data.uv_size} must equal field.grid={grid}: "
+            "the Gaussians start from the position map"
+        )
+    if not 1 <= config.field.neighbors <= grid**2:
+        raise UserError(
+            f"field.neighbors={config.field.neighbors} must lie between 1 and the number of "
+            f"Gaussians, {grid**2}"
+        )
+    if config.decoder.channels % 3:
+        raise UserError(
+            f"decoder.channels={config.decoder.channels} must be a multiple of 3, for three planes"
+        )
+    if config.decoder.kind == "stylegan2" and (side < 4 or side & (side - 1)):
+        raise UserError(
+            f"field.grid x field.patch is {side}; decoder.kind='stylegan2' needs a power of two, "
+            "at least 4"
+        )
+    for name in ("data.resolution", "samples.resolution"):
+        if _field(config, name) % FEATURE_SIZE:
+            raise UserError(
+                f"{name}={_field(config, name)} must be a multiple of {FEATURE_SIZE}: samples are "
+                "compared with the data at that size"
+            )
+
+
+def _check_diffusion(section, *, config: ml_collections.ConfigDict) -> None:
+    side = config.field.grid * config.field.patch
+    factor = section.unet.patch * 2 ** (len(section.unet.multipliers) - 1)
+    if side % factor:
+        raise UserError(
+            f"UV maps are {side} texels wide (field.grid x field.patch), which the U-Net cannot "
+            f"halve often enough: diffusion.unet.patch and multipliers need a multiple of {factor}"
+        )
+    states = config.data.train_identities + section.mixes
+    if section.batch_size > states:
+        raise UserError(
+            f"diffusion.batch_size={section.batch_size} is more than the {states} training states "
+            "(data.train_identities + diffusion.mixes); lower it"
+        )
+    if not 1 <= section.sample_steps <= section.timesteps:
+        raise UserError(
+            f"diffusion.sample_steps={section.sample_steps} must lie between 1 and "
+            f"diffusion.timesteps={section.timesteps}"
         )
