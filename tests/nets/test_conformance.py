@@ -41,11 +41,11 @@ def _synthesis(dtype):
     return SynthesisNetwork(8, 3, w_dim=8, channel_base=128, channel_max=16, dtype=dtype)
 
 
-def _unet(dtype, **options):
+def _unet(dtype, multipliers=(1, 2), **options):
     config = UNetConfig(
         channels=5,
         base=16,
-        multipliers=(1, 2),
+        multipliers=multipliers,
         blocks=1,
         attention=(4,),
         heads=2,
@@ -63,7 +63,7 @@ CASES = {
     "synthesis": Case(_synthesis, ((2, 4, 8),), (2, 8, 8, 3)),
     "unet": Case(_unet, ((2, 8, 8, 5), (2,)), (2, 8, 8, 5)),
     "patchified unet": Case(
-        lambda dtype: _unet(dtype, patch=2), ((2, 16, 16, 5), (2,)), (2, 16, 16, 5)
+        lambda dtype: _unet(dtype, (1,), patch=2), ((2, 8, 8, 5), (2,)), (2, 8, 8, 5)
     ),
 }
 
