@@ -1,0 +1,1 @@
+"""Command lines, one file a verb: `python -m headjax.tools.<verb> --help`."""
