@@ -139,6 +139,7 @@ def demo() -> ml_collections.ConfigDict:
         prediction="x0",            # paper: "epsilon"
         weighting="min_snr",        # paper: "uniform"
         standardise="mean_std",     # paper: "none"
+        data_scale=0.25,            # standard deviation of the standardised states (paper: 1)
         mixes=256,                  # decoded mixtures of two identities (paper: 0)
         mix_range=(0.2, 0.8),
         geometry_weight=1.0,
@@ -232,7 +233,7 @@ def paper() -> ml_collections.ConfigDict:
     )
     config.diffusion.update(
         steps=500_000, batch_size=96, zero_terminal_snr=False, prediction="epsilon",
-        weighting="uniform", standardise="none", mixes=0, lr=2e-5, decay="constant",
+        weighting="uniform", standardise="none", data_scale=1.0, mixes=0, lr=2e-5, decay="constant",
         warmup_steps=0, b2=0.999, clip_norm=0.0, ema=0.9999, sampler="ddpm", sample_steps=1000,
         clip=1.0, checkpoint_every=5000,
     )  # fmt: skip

@@ -24,7 +24,6 @@ from headjax.systems.g3diff.diffusion import Standard
 from headjax.train.checkpoint import load_weights, save_weights
 
 
-
 @dataclasses.dataclass(frozen=True)
 class AutoDecoder:
     """A trained auto-decoder."""

@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+from headjax.geometry.rays import box_range
 from headjax.nets.payload_decoder import payload_decoder
 from headjax.render import gaussian_field as field
 from headjax.systems.g3diff import losses, rays, settings
@@ -175,28 +176,9 @@ def regularisers(
 def ray_terms(key: Array, mlp, heads, batch: rays.RayBatch, *, config):
     """Renders the rays and compares: equations 1–3 and 8. Returns terms and Σ of RBF values."""
     train = config.autodecoder
-    first, second = jax.random.split(key)
-    del second
-    if train.sampling.kind == "surface":
-        depths = rays.surface_depths(
-            first,
-            batch,
-            near_samples=train.sampling.near_samples,
-            free_samples=train.sampling.free_samples,
-            half_width=train.sampling.half_width,
-            box=config.render.evaluation.box,
-        )
-    else:
-        near, far, _ = rays.box_range(
-            batch.origins, batch.directions, half_size=config.render.evaluation.box
-        )
-        shape = (*near.shape, train.sampling.samples)
-        depths = rays.volume.stratified(
-            near,
-            jnp.maximum(far, near + 1e-3),
-            samples=train.sampling.samples,
-            jitter=jax.random.uniform(first, shape),
-        )
+    depths = rays.draw_depths(
+        key, batch, sampling=train.sampling, box=config.render.evaluation.box
+    )
     composite, samples = field.march_rays(
         mlp,
         heads,
@@ -224,7 +206,7 @@ def surface_terms(key: Array, mlp, heads, batch: rays.RayBatch, *, config):
     (empty); rays of the background have all three anywhere in the box (empty).
     """
     warm = config.autodecoder.warmup
-    near, far, _ = rays.box_range(
+    near, far, _ = box_range(
         batch.origins, batch.directions, half_size=config.render.evaluation.box
     )
     u = jax.random.uniform(key, (*batch.depth.shape, 3))
@@ -281,7 +263,7 @@ class AutoDecoderStep:
         terms, rbf = terms_of(render_key, shared["mlp"], heads, batch, config=config)
         surface = self.registration.surface[ids]
         terms |= regularisers(heads, table, surface=surface, rbf=rbf, config=config)
-        return losses.weighted(terms, train.loss), terms
+        return losses.weighted(terms, train.loss.to_dict()), terms
 
     def __call__(self, state: TrainState, views: dict[str, Array], key: Array):
         """One step on a batch of views of distinct identities."""

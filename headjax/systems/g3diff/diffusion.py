@@ -43,21 +43,28 @@ class Standard:
         return x * self.scale + self.mean
 
 
-def standard_of(states: Float[np.ndarray, "n h w d"], *, kind: str) -> Standard:
+def standard_of(
+    states: Float[np.ndarray, "n h w d"], *, kind: str, data_scale: float = 1.0
+) -> Standard:
     """'none' (the paper) leaves states alone; 'mean_std' centres texels and scales groups.
 
     The groups are centres, rotations, radii and payload; a group that does not vary keeps its
-    scale.
+    scale. `data_scale` is the standard deviation that the network sees: what heads have in common
+    (skin tone, hair) is spread over so many texels that it shows through the noise long before
+    their details do, and a smaller scale gives those noise levels more of the schedule.
     """
     channels = states.shape[-1]
     if kind == "none":
-        return Standard(mean=jnp.zeros(states.shape[1:]), scale=jnp.ones((channels,)))
+        return Standard(
+            mean=jnp.zeros(states.shape[1:]), scale=jnp.full((channels,), 1.0 / data_scale)
+        )
     mean = states.mean(axis=0, dtype=np.float64)
     scale = np.ones((channels,))
     for start, stop in ((0, 3), (3, 6), (6, 9), (GEOMETRY, channels)):
         spread = np.sqrt(np.mean((states[..., start:stop] - mean[..., start:stop]) ** 2))
         scale[start:stop] = spread if spread > 1e-5 else 1.0
-    return Standard(mean=jnp.asarray(mean, jnp.float32), scale=jnp.asarray(scale, jnp.float32))
+    scale = jnp.asarray(scale / data_scale, jnp.float32)
+    return Standard(mean=jnp.asarray(mean, jnp.float32), scale=scale)
 
 
 def training_states(
@@ -189,7 +196,8 @@ class DiffusionStep:
         params = optax.apply_updates(state.params, updates)
         ema = ema_update(state.ema, params, step=state.step, decay=section.ema)
         metrics = {f"loss/{name}" if name != "loss" else name: v for name, v in terms.items()}
-        metrics |= {"grad_norm": optax.global_norm(grads), "update_norm": optax.global_norm(updates)}
+        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["update_norm"] = optax.global_norm(updates)
         return state.replace(params=params, opt_state=opt_state, ema=ema), metrics
 
     def groups(self) -> tuple[ChannelGroup, ...]:

@@ -174,7 +174,8 @@ def heldout_views(
         ids = jnp.asarray(np.array([int(record["identity"]) for record in padded]))
         same = jax.tree.map(lambda leaf: jnp.repeat(leaf, chunk, axis=0), mean)
         for tally, heads in ((ours, build(params, ids)), (baseline, same)):
-            color, _, alpha = (np.asarray(a) for a in render(params["shared"]["mlp"], heads, labels))
+            pictures = render(params["shared"]["mlp"], heads, labels)
+            color, _, alpha = (np.asarray(picture) for picture in pictures)
             for i, record in enumerate(records):
                 tally.add(record, np.clip(color[i], 0.0, 1.0), alpha[i])
         progress(min((number + 1) * chunk, len(source)), len(source))

@@ -5,6 +5,8 @@ Alphabet: `b` views, `n` patches of a view, `p` side of a patch, `r = n·p²` ra
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -96,6 +98,29 @@ def ray_batch(
 def unit_mask(mask: UInt8[Array, "*b"]) -> Float[Array, "*b"]:
     """Masks 0..255 (or 0/1) as 0.0 or 1.0 (drawn where at least half a pixel is covered)."""
     return (mask > 127).astype(jnp.float32)
+
+
+def draw_depths(
+    key: Array, rays: RayBatch, *, sampling: Any, box: float
+) -> Float[Array, "b r s"]:
+    """Sample distances of training rays, as the config's `autodecoder.sampling` says.
+
+    'stratified' (the paper) draws one in each of `samples` strata of the box, 'surface' see
+    `surface_depths`.
+    """
+    if sampling.kind == "surface":
+        return surface_depths(
+            key,
+            rays,
+            near_samples=sampling.near_samples,
+            free_samples=sampling.free_samples,
+            half_width=sampling.half_width,
+            box=box,
+        )
+    near, far, _ = box_range(rays.origins, rays.directions, half_size=box)
+    jitter = jax.random.uniform(key, (*near.shape, sampling.samples))
+    far = jnp.maximum(far, near + 1e-3)
+    return volume.stratified(near, far, samples=sampling.samples, jitter=jitter)
 
 
 def surface_depths(

@@ -38,7 +38,7 @@ def depth_picture(depth: np.ndarray, alpha: np.ndarray) -> UInt8[np.ndarray, "h 
 def views_of(
     render: Any, mlp: Any, heads: GaussianHeads, *, labels: Float[np.ndarray, "v 25"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Renders every head from every label: colours [n, v, h, w, 3], depth and alpha [n, v, h, w]."""
+    """Every head from every label: colours [n, v, h, w, 3], depth and alpha [n, v, h, w]."""
     count = heads.centers.shape[0]
     columns = []
     for label in labels:

@@ -232,7 +232,9 @@ def train_diffusion(context: Context) -> None:
     states = diffusion.training_states(
         model.params, registration=model.registration, config=config
     )
-    standard = diffusion.standard_of(states, kind=config.diffusion.standardise)
+    standard = diffusion.standard_of(
+        states, kind=config.diffusion.standardise, data_scale=config.diffusion.data_scale
+    )
     step = diffusion.DiffusionStep(config, standard)
     init = step.init
     if config.warm_start:

@@ -4,7 +4,7 @@ G₀ is a [G·p, G·p, 9 + 3·c] image in UV space: centres, rotations and radii
 which a texel's patch belongs (nearest up-sampling), then the payload. Each group has the
 normaliser of table 1; all values lie in [−1, 1].
 
-Invariant: `unpack(pack(heads))` returns the heads, up to the clipping of radii, centres and payload.
+Invariant: `unpack(pack(heads))` returns the heads, up to the clipping of their values.
 """
 
 from __future__ import annotations
