@@ -293,8 +293,8 @@ class AutoDecoderStep:
         opt_state = {"shared": shared_state, "rows": row_state}
         metrics = {
             "loss": total,
-            "grad_norm": optax.global_norm(shared_grads),
-            "update_norm": optax.global_norm(updates),
+            "grad_norm": optax.tree.norm(shared_grads),
+            "update_norm": optax.tree.norm(updates),
         }
         metrics |= {f"loss/{name}": value for name, value in terms.items()}
         return state.replace(params=params, opt_state=opt_state), metrics

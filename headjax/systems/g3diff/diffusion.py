@@ -196,8 +196,8 @@ class DiffusionStep:
         params = optax.apply_updates(state.params, updates)
         ema = ema_update(state.ema, params, step=state.step, decay=section.ema)
         metrics = {f"loss/{name}" if name != "loss" else name: v for name, v in terms.items()}
-        metrics["grad_norm"] = optax.global_norm(grads)
-        metrics["update_norm"] = optax.global_norm(updates)
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        metrics["update_norm"] = optax.tree.norm(updates)
         return state.replace(params=params, opt_state=opt_state, ema=ema), metrics
 
     def groups(self) -> tuple[ChannelGroup, ...]:
