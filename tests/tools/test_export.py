@@ -20,7 +20,7 @@ class BallModel:
         return 0.15
 
     def query(self, head, points):
-        density = np.clip(30 + 900 * (head - np.linalg.norm(points, axis=-1)), 0, 180)
+        density = np.clip(30 + 1200 * (head - np.linalg.norm(points, axis=-1)), 0, 180)
         return density, np.tile([0.8, 0.1, 0.1], (len(points), 1))
 
 
