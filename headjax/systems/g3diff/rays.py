@@ -96,7 +96,7 @@ def ray_batch(
 
 
 def unit_mask(mask: UInt8[Array, "*b"]) -> Float[Array, "*b"]:
-    """Masks 0..255 (or 0/1) as 0.0 or 1.0 (drawn where at least half a pixel is covered)."""
+    """Masks 0..255 as 0.0 or 1.0: 1 where at least half of the pixel is covered."""
     return (mask > 127).astype(jnp.float32)
 
 
