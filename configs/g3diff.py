@@ -35,7 +35,7 @@ def demo() -> ml_collections.ConfigDict:
     config.warm_start = ""          # work directory of a finished run to go on from; "" for none
     # How long about on two CPU cores, for the line at the start.
     config.minutes = ConfigDict(dict(
-        data=1.0, surface=2.0, autodecoder=5.0, evaluation=1.0, diffusion=4.0, samples=0.5,
+        data=0.7, surface=1.5, autodecoder=4.0, evaluation=1.0, diffusion=4.0, samples=0.8,
     ))  # fmt: skip
     config.data = ConfigDict(dict(
         source="procedural",        # or "ict"
@@ -79,7 +79,7 @@ def demo() -> ml_collections.ConfigDict:
         channel_max=512,
     ))  # fmt: skip
     config.autodecoder = ConfigDict(dict(
-        steps=2000,
+        steps=1500,                 # paper: 250,000
         batch_identities=8,         # paper: 30
         patches=256,                # pixel patches of a view and step (paper: 1)
         patch_side=2,               # paper: 36
@@ -131,20 +131,20 @@ def demo() -> ml_collections.ConfigDict:
         surface_occupancy=0.1,
     ))  # fmt: skip
     config.diffusion = ConfigDict(dict(
-        steps=1200,                 # paper: 500,000
-        batch_size=32,              # paper: 96
+        steps=900,                  # paper: 500,000
+        batch_size=16,              # paper: 96
         timesteps=1000,
         schedule="cosine",
         zero_terminal_snr=True,     # paper: False
         prediction="x0",            # paper: "epsilon"
-        weighting="min_snr",        # paper: "uniform"
+        weighting="uniform",        # or "min_snr"
         standardise="mean_std",     # paper: "none"
-        data_scale=0.25,            # standard deviation of the standardised states (paper: 1)
-        mixes=256,                  # decoded mixtures of two identities (paper: 0)
-        mix_range=(0.2, 0.8),
+        data_scale=0.12,            # standard deviation of the standardised states (paper: 1)
+        mixes=64,                   # decoded mixtures of two identities (paper: 0)
+        mix_range=(0.1, 0.5),       # share of the second
         geometry_weight=1.0,
         payload_weight=1.0,
-        lr=5e-4,                    # paper: 2e-5, constant
+        lr=1e-3,                    # paper: 2e-5, constant
         decay="cosine",
         warmup_steps=100,
         final=0.05,
@@ -155,11 +155,11 @@ def demo() -> ml_collections.ConfigDict:
         sampler="ddim",             # or "ddpm"
         sample_steps=50,
         eta=0.0,
-        clip=6.0,                   # bound of x₀ at every sampling step (paper: 1)
+        clip=1.0,                   # bound of x₀ at every sampling step
         checkpoint_every=300,
     ))  # fmt: skip
     config.diffusion.unet = ConfigDict(dict(
-        base=192,                   # paper: 256
+        base=64,                    # paper: 256
         multipliers=(1, 2),         # paper: (1, 1, 2, 2, 4, 4)
         blocks=2,
         attention=(8,),             # token resolutions (paper: 32, 16, 8)
@@ -233,9 +233,9 @@ def paper() -> ml_collections.ConfigDict:
     )
     config.diffusion.update(
         steps=500_000, batch_size=96, zero_terminal_snr=False, prediction="epsilon",
-        weighting="uniform", standardise="none", data_scale=1.0, mixes=0, lr=2e-5, decay="constant",
+        standardise="none", data_scale=1.0, mixes=0, lr=2e-5, decay="constant",
         warmup_steps=0, b2=0.999, clip_norm=0.0, ema=0.9999, sampler="ddpm", sample_steps=1000,
-        clip=1.0, checkpoint_every=5000,
+        checkpoint_every=5000,
     )  # fmt: skip
     config.diffusion.unet.update(
         base=256, multipliers=(1, 1, 2, 2, 4, 4), attention=(32, 16, 8), head_channels=64,
