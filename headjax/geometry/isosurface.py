@@ -1,5 +1,6 @@
 """The surface of a density field as a mesh, by marching cubes."""
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -98,7 +99,10 @@ def extract_mesh(
         )
     outside = min(low, level - 1e-3 * max(abs(level), 1.0))
     padded = np.pad(density, 1, constant_values=outside)
-    indices, faces, _, _ = marching_cubes(padded, level=level)
+    with warnings.catch_warnings():
+        # scikit-image 0.26 sets array shapes in a way that numpy 2.5 will drop.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        indices, faces, _, _ = marching_cubes(padded, level=level)
     corner, far = np.asarray(bounds, np.float64)
     vertices = corner + (indices - 1) * (far - corner) / (resolution - 1)
     vertices = vertices.astype(np.float32)
