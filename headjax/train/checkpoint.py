@@ -91,7 +91,7 @@ class Checkpoints:
     def restore_latest(self, abstract: Any, *, iterator: Any = None, seed: int = 0) -> Any | None:
         """The state of the newest readable checkpoint, or None where there is none at all.
 
-        Newer checkpoints that cannot be read are named in a warning and removed.
+        Newer checkpoints that cannot be read are named in a warning and moved aside.
 
         Args:
             abstract: the state's form, `jax.ShapeDtypeStruct`s with shardings.
@@ -115,7 +115,7 @@ class Checkpoints:
                     f"{self._folder} was made with seed {notes['seed']}, this run has seed {seed}; "
                     f"give it another work directory"
                 )
-            self._drop(unreadable, using=step)
+            self._set_aside(unreadable, using=step)
             if iterator is not None:
                 iterator.set_state(_from_jsonable(notes["iterator"]))
             return state
@@ -155,13 +155,16 @@ class Checkpoints:
             raise ValueError("its values do not match their checksums")
         return state, notes
 
-    def _drop(self, unreadable: Mapping[int, str], *, using: int) -> None:
+    def _set_aside(self, unreadable: Mapping[int, str], *, using: int) -> None:
         for step, why in unreadable.items():
+            path = self._folder / str(step)
+            aside = path.with_name(f"{step}.unreadable")
             _log.warning(
-                "%s cannot be read (%s): going on from step %d",
-                self._folder / str(step), why, using,
+                "%s cannot be read (%s): it is now %s, going on from step %d",
+                path, why, aside.name, using,
             )  # fmt: skip
-            shutil.rmtree(self._folder / str(step))
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
 
     def _check_finite(self, step: int, state: Any) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(state):
