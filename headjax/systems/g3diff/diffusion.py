@@ -163,7 +163,9 @@ class DiffusionStep:
                 section.lr * section.final,
             )
         else:
-            rate = optax.warmup_constant_schedule(0.0, section.lr, section.warmup_steps)
+            # optax takes a warm-up of 0 steps for a schedule that stays at its start.
+            start = 0.0 if section.warmup_steps else section.lr
+            rate = optax.warmup_constant_schedule(start, section.lr, section.warmup_steps)
         adam = optax.adam(rate, b1=section.b1, b2=section.b2)
         if not section.clip_norm:
             return adam
