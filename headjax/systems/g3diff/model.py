@@ -67,11 +67,10 @@ class Model:
             "sample": 0 if self.samples is None else self.samples.centers.shape[0],
             "train": self.autodecoder.registration.valid.shape[0],
         }
-        if kind not in counts or not number.isdigit() or int(number) >= counts[kind]:
-            raise UserError(
-                f"there is no head {name!r}; this run has sample:0 to sample:{counts['sample'] - 1}"
-                f" and train:0 to train:{counts['train'] - 1}"
-            )
+        known = number.isascii() and number.isdigit() and int(number) < counts.get(kind, 0)
+        if not known:
+            have = [f"{k}:0 to {k}:{count - 1}" for k, count in counts.items() if count]
+            raise UserError(f"there is no head {name!r}; this run has {' and '.join(have)}")
         index = int(number)
         if kind == "train":
             return self.reconstruct(jnp.array([index]))

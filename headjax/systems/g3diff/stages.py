@@ -199,7 +199,7 @@ def evaluate_heldout(context: Context) -> None:
         scores = evaluate.heldout_views(
             model.params, source, registration=model.registration, config=config, progress=tell
         )
-    write_json(context.workdir / "evaluation.json", {"heldout_views": scores})
+    write_json(context.workdir / "evaluation.json", {"heldout_views": _finite(scores)})
     render = evaluate.make_renderer(config, resolution=config.data.resolution)
     build = evaluate.make_builder(config, valid=model.registration.valid)
     picture = report.reconstruction_rows(
@@ -315,7 +315,7 @@ def _write_metrics(context: Context, color: np.ndarray) -> None:
     )
     values = {
         "heldout_views": read_json(context.workdir / "evaluation.json")["heldout_views"],
-        "samples": scores,
+        "samples": _finite(scores),
         "perceptual_loss": context.config.autodecoder.perceptual,
         "lpips": "n/a: needs the LPIPS weights",
         "identity_similarity": "n/a: needs the ArcFace weights",
@@ -358,6 +358,11 @@ def _telling(context: Context, label: str, *, unit: str) -> Iterator[Callable[[i
             counted[0] = done
 
         yield tell
+
+
+def _finite(scores: dict[str, float]) -> dict[str, float | str]:
+    """Scores as JSON knows them: what nothing could tell (no such pixels) is 'n/a'."""
+    return {name: value if math.isfinite(value) else "n/a" for name, value in scores.items()}
 
 
 def _metadata(context: Context) -> dict[str, Any]:
