@@ -59,9 +59,9 @@ def test_pooling_views_one_by_one_is_pooling_them_together():
 def test_iou_is_the_shared_part_of_two_discs():
     y, x = np.indices((40, 40))
     left, right = (((x - c) ** 2 + (y - 20) ** 2 < 100) for c in (14, 26))
-    both, either = set(zip(*np.nonzero(left), strict=True)), set(zip(*np.nonzero(right), strict=True))
+    first, second = (set(zip(*np.nonzero(disc), strict=True)) for disc in (left, right))
     np.testing.assert_allclose(
-        images.overlap(left, right).iou(), len(both & either) / len(both | either)
+        images.overlap(left, right).iou(), len(first & second) / len(first | second)
     )
     assert images.overlap(left, left).iou() == 1
     assert images.overlap(left, ~left).iou() == 0

@@ -7,7 +7,7 @@ import pytest
 
 from headjax.geometry.cameras import camera_from_label, project
 from headjax.geometry.rays import box_range
-from headjax.render.parts import PART_IDS, PART_NAMES
+from headjax.render.parts import PART_NAMES
 from headjax.systems.g3diff import rays
 from tests.systems.g3diff import tiny
 

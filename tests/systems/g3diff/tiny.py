@@ -68,7 +68,7 @@ def view(identity, *, yaw=0.0, resolution=16):
         "mask": (255 * hit).astype(np.uint8).reshape(*square, 1),
         "parts": parts.astype(np.uint8).reshape(*square, 1),
         "camera": label.astype(np.float32),
-        "identity": np.int32(identity),
+        "identity": np.array(identity, np.int32),
     }
 
 
