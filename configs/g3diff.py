@@ -35,7 +35,7 @@ def demo() -> ml_collections.ConfigDict:
     config.warm_start = ""          # work directory of a finished run to go on from; "" for none
     # How long about on two CPU cores, for the line at the start.
     config.minutes = ConfigDict(dict(
-        data=0.7, surface=1.5, autodecoder=4.0, evaluation=1.0, diffusion=4.0, samples=0.8,
+        data=0.7, surface=1.5, autodecoder=4.0, evaluation=1.0, diffusion=6.0, samples=0.8,
     ))  # fmt: skip
     config.data = ConfigDict(dict(
         source="procedural",        # or "ict"
@@ -131,7 +131,7 @@ def demo() -> ml_collections.ConfigDict:
         surface_occupancy=0.1,
     ))  # fmt: skip
     config.diffusion = ConfigDict(dict(
-        steps=900,                  # paper: 500,000
+        steps=1200,                 # paper: 500,000
         batch_size=16,              # paper: 96
         timesteps=1000,
         schedule="cosine",
@@ -140,8 +140,6 @@ def demo() -> ml_collections.ConfigDict:
         weighting="uniform",        # or "min_snr"
         standardise="mean_std",     # paper: "none"
         data_scale=0.12,            # standard deviation of the standardised states (paper: 1)
-        mixes=64,                   # decoded mixtures of two identities (paper: 0)
-        mix_range=(0.1, 0.5),       # share of the second
         geometry_weight=1.0,
         payload_weight=1.0,
         lr=1e-3,                    # paper: 2e-5, constant
@@ -193,7 +191,7 @@ def smoke() -> ml_collections.ConfigDict:
     config.decoder.update(code_dim=32, width=16, blocks=2)
     config.autodecoder.update(steps=30, batch_identities=4, patches=32, checkpoint_every=10)
     config.autodecoder.warmup.steps = 30
-    config.diffusion.update(steps=30, batch_size=4, mixes=4, checkpoint_every=10, sample_steps=8)
+    config.diffusion.update(steps=30, batch_size=4, checkpoint_every=10, sample_steps=8)
     config.diffusion.unet.update(base=16, multipliers=(1, 2), blocks=1, attention=(2,), heads=2,
                                  head_channels=8, patch=2)  # fmt: skip
     config.samples.update(count=24, resolution=32, turntable_heads=2, turntable_frames=8)
@@ -233,7 +231,7 @@ def paper() -> ml_collections.ConfigDict:
     )
     config.diffusion.update(
         steps=500_000, batch_size=96, zero_terminal_snr=False, prediction="epsilon",
-        standardise="none", data_scale=1.0, mixes=0, lr=2e-5, decay="constant",
+        standardise="none", data_scale=1.0, lr=2e-5, decay="constant",
         warmup_steps=0, b2=0.999, clip_norm=0.0, ema=0.9999, sampler="ddpm", sample_steps=1000,
         checkpoint_every=5000,
     )  # fmt: skip

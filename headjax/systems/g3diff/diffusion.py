@@ -24,6 +24,7 @@ from headjax.diffusion.schedule import Schedule, make_schedule
 from headjax.nets.unet import UNet, UNetConfig
 from headjax.render.gaussian_field import GaussianHeads
 from headjax.systems.g3diff import autodecoder, uv_state
+from headjax.train import rows
 from headjax.train.state import TrainState, ema_update, new_state
 
 GEOMETRY = uv_state.GEOMETRY_CHANNELS
@@ -70,36 +71,21 @@ def standard_of(
 def training_states(
     params: Any, *, registration: autodecoder.Registration, config, chunk: int = 8
 ) -> Float[np.ndarray, "n h w d"]:
-    """The states of all training identities, then of `mixes` heads between two of them.
-
-    A mix decodes (1 − λ)·a + λ·b of two identities' codes and maps, λ uniform in the configured
-    range; 0 mixes (the paper) trains on the identities alone.
-    """
-    settings = config.diffusion
-    tables = params["tables"]
+    """The states of all training identities."""
     count = registration.valid.shape[0]
-    rng = np.random.default_rng(config.seed)
-    first = np.concatenate([np.arange(count), rng.integers(0, count, settings.mixes)])
-    second = np.concatenate([np.arange(count), rng.integers(0, count, settings.mixes)])
-    shares = rng.uniform(*settings.mix_range, len(first)).astype(np.float32)
 
     @jax.jit
-    def pack(shared, a, b, share):
-        def mix(leaf):
-            weight = share.reshape(-1, *(1,) * (leaf.ndim - 1))
-            return (1.0 - weight) * leaf[a] + weight * leaf[b]
-
-        valid = registration.valid[a] & registration.valid[b]
-        table = jax.tree.map(mix, tables)
-        return uv_state.pack(
-            autodecoder.build_heads(shared, table, valid=valid, config=config)
-        )
+    def pack(params, ids):
+        table = rows.take_rows(params["tables"], ids)
+        valid = registration.valid[ids]
+        heads = autodecoder.build_heads(params["shared"], table, valid=valid, config=config)
+        return uv_state.pack(heads)
 
     states = []
-    for start in range(0, len(first), chunk):
-        part = np.minimum(np.arange(start, start + chunk), len(first) - 1)
-        states.append(np.asarray(pack(params["shared"], first[part], second[part], shares[part])))
-    return np.concatenate(states)[: len(first)]
+    for start in range(0, count, chunk):
+        ids = np.minimum(np.arange(start, start + chunk), count - 1)
+        states.append(np.asarray(pack(params, ids)))
+    return np.concatenate(states)[:count]
 
 
 class StateSource:

@@ -109,6 +109,11 @@ def _check_sizes(config: ml_collections.ConfigDict) -> None:
             f"field.grid x field.patch is {side}; decoder.kind='stylegan2' needs a power of two, "
             "at least 4"
         )
+    for name, least in (("train_identities", 2), ("val_identities", 1), ("val_views", 2)):
+        if config.data[name] < least:
+            raise UserError(
+                f"data.{name}={config.data[name]} leaves nothing to score; at least {least}"
+            )
     for name in ("data.resolution", "samples.resolution"):
         if _field(config, name) % FEATURE_SIZE:
             raise UserError(
@@ -125,11 +130,10 @@ def _check_diffusion(section, *, config: ml_collections.ConfigDict) -> None:
             f"UV maps are {side} texels wide (field.grid x field.patch), which the U-Net cannot "
             f"halve often enough: diffusion.unet.patch and multipliers need a multiple of {factor}"
         )
-    states = config.data.train_identities + section.mixes
-    if section.batch_size > states:
+    if section.batch_size > config.data.train_identities:
         raise UserError(
-            f"diffusion.batch_size={section.batch_size} is more than the {states} training states "
-            "(data.train_identities + diffusion.mixes); lower it"
+            f"diffusion.batch_size={section.batch_size} is more than "
+            f"data.train_identities={config.data.train_identities}; lower it"
         )
     if not 1 <= section.sample_steps <= section.timesteps:
         raise UserError(

@@ -59,7 +59,7 @@ def describe(config: Any) -> list[Row]:
     side = diffusion.state_side(config)
     views = count * config.data.train_views
     view_bytes = config.data.resolution**2 * (3 + 4 + 1 + 1)
-    states = (count + config.diffusion.mixes) * side**2 * (9 + config.decoder.channels) * 4
+    states = count * side**2 * (9 + config.decoder.channels) * 4
     # Parameters, gradients and two Adam moments are float32; an averaged copy comes on top.
     return [
         Row("data", "training views", memory=views * view_bytes),
@@ -218,7 +218,7 @@ def _shown_records(source: Any, *, count: int = 24) -> list[dict[str, np.ndarray
     stride = max(1, len(identities) // max(1, count // 3))
     shown = []
     for identity in identities[::stride][: count // 3]:
-        mine = [source[i] for i in np.flatnonzero(np.asarray(source.identities) == identity)]
+        mine = [source[i] for i in np.flatnonzero(np.asarray(source.identities) == identity).tolist()]
         for label in front:
             angles = [float(view_angle_between(record["camera"], label)) for record in mine]
             shown.append(mine[int(np.argmin(angles))])
@@ -334,7 +334,7 @@ def canonical_views(context: Context, split: str) -> np.ndarray:
     identities = np.asarray(source.identities)
     result = []
     for identity in sorted(set(identities.tolist())):
-        mine = [source[i] for i in np.flatnonzero(identities == identity)]
+        mine = [source[i] for i in np.flatnonzero(identities == identity).tolist()]
         views = []
         for label in labels:
             angles = [float(view_angle_between(record["camera"], label)) for record in mine]

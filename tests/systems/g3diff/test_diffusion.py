@@ -8,14 +8,14 @@ import pytest
 from headjax.systems.g3diff import autodecoder, diffusion, uv_state
 from tests.systems.g3diff import tiny
 
-IDENTITIES, MIXES = 3, 2
+IDENTITIES = 3
 
 
 @functools.lru_cache
 def parts():
     """Config, registration, an untrained auto-decoder of three spheres, and its states."""
     config = tiny.config(
-        f"diffusion.mixes={MIXES}", "decoder.width=8", "decoder.code_dim=8",
+        "decoder.width=8", "decoder.code_dim=8",
         "diffusion.sample_steps=3", "diffusion.unet.base=8", "diffusion.unet.attention=()",
         "diffusion.unet.multipliers=(1,)", "diffusion.warmup_steps=0",
     )  # fmt: skip
@@ -42,30 +42,14 @@ def trained():
     return step, before, after, metrics
 
 
-def test_the_first_states_are_those_of_the_identities_and_the_rest_are_mixes():
+def test_the_states_are_those_of_the_identities():
     config, registration, params, states = parts()
-    assert states.shape == (IDENTITIES + MIXES, 8, 8, 33)
+    assert states.shape == (IDENTITIES, 8, 8, 33)
     packed = jax.jit(lambda shared, tables: uv_state.pack(autodecoder.build_heads(
         shared, tables, valid=registration.valid, config=config
     )))(params["shared"], params["tables"])  # fmt: skip
-    np.testing.assert_allclose(states[:IDENTITIES], packed, atol=1e-5)
+    np.testing.assert_allclose(states, packed, atol=1e-5)
     assert np.abs(states).max() <= 1
-
-
-def test_a_mixs_geometry_lies_between_two_identities():
-    config, _, _, states = parts()
-    low, high = config.diffusion.mix_range
-    for mix in states[IDENTITIES:]:
-        found = False
-        for a in states[:IDENTITIES]:
-            for b in states[:IDENTITIES]:
-                # Centres are an affine function of the tables, so mixes of them are exact.
-                d = (b - a)[..., :3].ravel()
-                share = np.dot((mix - a)[..., :3].ravel(), d) / max(np.dot(d, d), 1e-12)
-                between = a[..., :3] + share * (b - a)[..., :3]
-                near = np.abs(between - mix[..., :3]).max() < 1e-4
-                found |= near and (low <= share <= high or not d.any())
-        assert found
 
 
 def test_states_do_not_depend_on_how_they_are_chunked():

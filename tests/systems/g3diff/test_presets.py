@@ -51,7 +51,6 @@ PAPER = {
     "diffusion.prediction": "epsilon",
     "diffusion.weighting": "uniform",
     "diffusion.standardise": "none",
-    "diffusion.mixes": 0,
     "diffusion.lr": 2e-5,
     "diffusion.clip": 1.0,
     "diffusion.unet.base": 256,
