@@ -218,7 +218,8 @@ def _shown_records(source: Any, *, count: int = 24) -> list[dict[str, np.ndarray
     stride = max(1, len(identities) // max(1, count // 3))
     shown = []
     for identity in identities[::stride][: count // 3]:
-        mine = [source[i] for i in np.flatnonzero(np.asarray(source.identities) == identity).tolist()]
+        indices = np.flatnonzero(np.asarray(source.identities) == identity)
+        mine = [source[i] for i in indices.tolist()]
         for label in front:
             angles = [float(view_angle_between(record["camera"], label)) for record in mine]
             shown.append(mine[int(np.argmin(angles))])

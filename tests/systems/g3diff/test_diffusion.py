@@ -97,7 +97,7 @@ def test_the_source_gives_states_by_index():
     _, _, _, states = parts()
     source = diffusion.StateSource(states)
     assert len(source) == len(states)
-    np.testing.assert_array_equal(source[3]["state"], states[3])
+    np.testing.assert_array_equal(source[2]["state"], states[2])
 
 
 def test_a_step_moves_the_network_and_its_average_follows():

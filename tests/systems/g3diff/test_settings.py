@@ -28,7 +28,10 @@ def test_shipped_presets_are_accepted(preset):
         (["samples.resolution=100"], "samples.resolution=100 must be a multiple of 32"),
         (["data.val_views=0"], "val_views=0 leaves nothing to score; at least 2"),
         (["data.val_identities=0"], "val_identities=0 leaves nothing to score"),
-        (["data.train_identities=1", "autodecoder.batch_identities=1"], "train_identities=1 leaves"),
+        (
+            ["data.train_identities=1", "autodecoder.batch_identities=1"],
+            "train_identities=1 leaves",
+        ),
         (["diffusion.unet.patch=3"], "16 texels wide .* need a multiple of 6"),
         (["diffusion.unet.multipliers=(1,2,2,2,2)"], "16 texels wide .* a multiple of 32"),
         (["diffusion.batch_size=9"], "batch_size=9 is more than the 8 training states"),
