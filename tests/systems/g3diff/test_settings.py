@@ -34,7 +34,7 @@ def test_shipped_presets_are_accepted(preset):
         ),
         (["diffusion.unet.patch=3"], "16 texels wide .* need a multiple of 6"),
         (["diffusion.unet.multipliers=(1,2,2,2,2)"], "16 texels wide .* a multiple of 32"),
-        (["diffusion.batch_size=9"], "batch_size=9 is more than the 8 training states"),
+        (["diffusion.batch_size=9"], "batch_size=9 is more than data.train_identities="),
         (["diffusion.sample_steps=2000"], "sample_steps=2000 .* between 1 and .*timesteps=1000"),
         (["diffusion.prediction=eps"], "diffusion.prediction='eps' is unknown; .*epsilon"),
         (["diffusion.standardise=std"], "standardise='std' is unknown; choose one of none"),
