@@ -119,6 +119,8 @@ def _parse(arguments: list[str]) -> _Arguments:
 def _run(config: configs.Config, system: ModuleType, parsed: _Arguments) -> None:
     workdir = Path(parsed.workdir or f"runs/{config.name}-{config.preset}")
     data_dir = Path(parsed.data_dir or workdir / "data")
+    # First: a config that cannot run must not take possession of the work directory.
+    every = system.stages(config.values)
     with stages.locked(workdir), Logger(workdir) as logger:
         configs.keep(workdir, config)
         stages.clear_debris(workdir)
@@ -129,7 +131,6 @@ def _run(config: configs.Config, system: ModuleType, parsed: _Arguments) -> None
             logger=logger,
             seed=int(config.values.get("seed", 0)),
         )
-        every = system.stages(config.values)
         left = [stage for stage in every if not stages.is_done(stage, context)]
         title = f"headjax {headjax.__version__}: {config.name}:{config.preset} in {workdir}"
         if not left:
