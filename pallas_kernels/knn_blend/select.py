@@ -28,8 +28,9 @@ _STEP = 16
 _GROUPS = (8, 4)
 _GROUPS_OF_GROUPS = (8,)
 _FEWEST = 2 * _STEP
-# Candidates up to which an insertion is written out rather than scanned (compile time).
-_UNROLLED = 32
+# Insertions (candidates x neighbours) that are written out rather than scanned: three neighbours'
+# worth. Twice as many take XLA's CPU compiler ten seconds, six times as many ten minutes.
+_WRITTEN_OUT = 72
 # Where padding sits: behind every Gaussian, and its squared distance still a number.
 _NOWHERE = 1e18
 
@@ -41,12 +42,17 @@ def rows(table: Array, ids: Array) -> Array:
 
 def _insert(rank: tuple, key: Array, index: Array) -> tuple:
     """Puts one candidate per point into its sorted list; an equal key stays behind."""
-    keys, ids = list(rank[0]), list(rank[1])
-    for q in range(len(keys)):
-        nearer = key < keys[q]
-        keys[q], key = jnp.where(nearer, key, keys[q]), jnp.where(nearer, keys[q], key)
-        ids[q], index = jnp.where(nearer, index, ids[q]), jnp.where(nearer, ids[q], index)
-    return tuple(keys), tuple(ids)
+    keys, ids = rank
+    nearer = [key < old for old in keys]
+
+    def shifted(old, new):
+        moved = [jnp.where(nearer[0], new, old[0])]
+        for q in range(1, len(old)):
+            behind = jnp.where(nearer[q - 1], old[q - 1], new)
+            moved.append(jnp.where(nearer[q], behind, old[q]))
+        return tuple(moved)
+
+    return shifted(keys, key), shifted(ids, index)
 
 
 def _start(count: int, tile: int) -> tuple:
@@ -56,20 +62,24 @@ def _start(count: int, tile: int) -> tuple:
     )
 
 
-def _smallest(keys: Float[Array, "n t"], *, count: int) -> Int[Array, "k t"]:
-    """The `count` rows of smallest key per column, by insertion."""
+def _smallest(
+    keys: Float[Array, "n t"], ids: Int[Array, "n t"] | None = None, *, count: int
+) -> Int[Array, "k t"]:
+    """The `count` rows of smallest key per column, by insertion; `ids` names the rows."""
     total, tile = keys.shape
-    keys = jnp.pad(keys, ((0, -total % _STEP), (0, 0)), constant_values=jnp.inf)
-    blocks = keys.reshape(-1, _STEP, tile)
+    pad = ((0, -total % _STEP), (0, 0))
+    blocks = jnp.pad(keys, pad, constant_values=jnp.inf).reshape(-1, _STEP, tile)
+    firsts = jnp.arange(0, blocks.shape[0] * _STEP, _STEP, dtype=jnp.int32)
+    names = firsts if ids is None else jnp.pad(ids, pad).reshape(blocks.shape)
 
     def step(rank, xs):
-        block, first = xs
+        block, name = xs
         for j in range(_STEP):
-            rank = _insert(rank, block[j], jnp.full((tile,), 0, jnp.int32) + (first + j))
+            own = jnp.full((tile,), 0, jnp.int32) + (name + j) if ids is None else name[j]
+            rank = _insert(rank, block[j], own)
         return rank, None
 
-    firsts = jnp.arange(0, keys.shape[0], _STEP, dtype=jnp.int32)
-    (_, chosen), _ = jax.lax.scan(step, _start(count, tile), (blocks, firsts))
+    (_, chosen), _ = jax.lax.scan(step, _start(count, tile), (blocks, names))
     return jnp.stack(chosen)
 
 
@@ -91,23 +101,18 @@ def _within(
     Groups go in ascending order, so that among equal keys the lowest row stays in front.
     """
     firsts = _ascending(groups) * size
-    keys = jax.lax.map(
-        lambda first: tuple(members(first + j) for j in range(size)), firsts
-    )
+    keys = jax.lax.map(lambda first: tuple(members(first + j) for j in range(size)), firsts)
+    if len(firsts) * size * count > _WRITTEN_OUT:
+        ids = firsts[:, None] + jnp.arange(size, dtype=jnp.int32)[:, None]
+        tile = groups.shape[1]
+        return _smallest(
+            jnp.stack(keys, axis=1).reshape(-1, tile), ids.reshape(-1, tile), count=count
+        )
     rank = _start(count, groups.shape[1])
-    if len(firsts) * size <= _UNROLLED:
-        for q, first in enumerate(firsts):
-            for j in range(size):
-                rank = _insert(rank, keys[j][q], first + j)
-        return jnp.stack(rank[1])
-
-    def step(rank, xs):
-        first, *block = xs
+    for q, first in enumerate(firsts):
         for j in range(size):
-            rank = _insert(rank, block[j], first + j)
-        return rank, None
-
-    return jnp.stack(jax.lax.scan(step, rank, (firsts, *keys))[0][1])
+            rank = _insert(rank, keys[j][q], first + j)
+    return jnp.stack(rank[1])
 
 
 def _group_size(sizes: tuple[int, ...], total: int, count: int) -> int:
@@ -177,5 +182,7 @@ def select(
         parts.reshape(len(parts), 2, -1, size).swapaxes(0, 1),
     )
     groups = _nearest_rows(minima.reshape(-1, tile), count=neighbors)
-    ids = _within(groups, lambda ids: key([rows(c, ids) for c in parts]), size=size, count=neighbors)
+    ids = _within(
+        groups, lambda ids: key([rows(c, ids) for c in parts]), size=size, count=neighbors
+    )
     return jnp.minimum(ids, count - 1)
