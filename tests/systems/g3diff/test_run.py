@@ -30,7 +30,8 @@ SMALL = [
     "--config.autodecoder.warmup.steps=3", "--config.autodecoder.steps=3",
     "--config.autodecoder.checkpoint_every=2", "--config.render.evaluation.samples=6",
     "--config.render.evaluation.importance=0", "--config.diffusion.steps=3",
-    "--config.diffusion.checkpoint_every=2", "--config.diffusion.unet.base=8",
+    "--config.diffusion.batch_size=2", "--config.diffusion.checkpoint_every=2",
+    "--config.diffusion.unet.base=8",
     "--config.diffusion.unet.multipliers=(1,)", "--config.diffusion.sample_steps=3",
     f"--config.samples.count={SAMPLES}", "--config.samples.turntable_frames=3",
 ]  # fmt: skip
