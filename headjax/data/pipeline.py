@@ -48,6 +48,7 @@ class RecordSource:
     def __init__(self, folder: Path, manifest: dict, *, split: str, cache: bool | None = None):
         import tensorflow_datasets as tfds
 
+        self._folder = folder
         self.config = HeadViewsConfig(**manifest["config"])
         self.part_names = tuple(manifest["part_names"])
         self.identities, self.view_numbers = split_table(self.config, split)
@@ -77,7 +78,14 @@ class RecordSource:
         return record
 
     def _decode(self, index: int) -> Record:
-        record = {name: np.asarray(value) for name, value in self._records[index].items()}
+        try:
+            stored = self._records[index]
+        except (RuntimeError, ValueError, OSError) as error:
+            raise UserError(
+                f"record {index} of {self._folder} cannot be read ({type(error).__name__}); delete "
+                "the folder to have the data prepared again"
+            ) from error
+        record = {name: np.asarray(value) for name, value in stored.items()}
         for name in _PICTURES:
             picture = np.asarray(Image.open(io.BytesIO(record[name].item())))
             record[name] = picture if picture.ndim == 3 else picture[..., None]

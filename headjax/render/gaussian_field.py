@@ -193,17 +193,20 @@ def head_range(
     directions: Float[Array, "b r 3"],
     *,
     box: float,
+    radii: Literal["std", "variance"] = "std",
 ) -> tuple[Float[Array, "b r"], Float[Array, "b r"]]:
     """Where rays cross the box around a head's Gaussians (three standard deviations), no gradient.
 
     Args:
       box: nothing beyond the cube [−box, box]³ is looked at.
+      radii: whether the heads' radii are standard deviations or variances.
 
     Returns:
       near, far: a short range behind near where a ray misses the head.
     """
     heads = jax.lax.stop_gradient(heads)
-    valid, reach = heads.valid[..., None], 3.0 * jnp.abs(heads.radii)
+    valid, reach = heads.valid[..., None], jnp.abs(heads.radii)
+    reach = 3.0 * (jnp.sqrt(reach) if radii == "variance" else reach)
     low = jnp.min(jnp.where(valid, heads.centers - reach, jnp.inf), axis=(1, 2))
     high = jnp.max(jnp.where(valid, heads.centers + reach, -jnp.inf), axis=(1, 2))
     low, high = jnp.clip(low, -box, box)[:, None], jnp.clip(high, -box, box)[:, None]
@@ -229,7 +232,9 @@ def render_rays(
 
     Returns colours in [0, 1], distances along the rays and silhouettes.
     """
-    near, far = head_range(heads, origins, directions, box=sampling.box)
+    near, far = head_range(
+        heads, origins, directions, box=sampling.box, radii=options.radii
+    )
     depths = volume.stratified(near, far, samples=sampling.samples, jitter=jitter)
 
     def queried(at):

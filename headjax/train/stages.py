@@ -52,12 +52,14 @@ class Stage:
             cut-off, it must go on or start over.
         summary: what it does, in a few words.
         minutes: how long about, on two CPU cores.
+        outputs: files of the work directory that it leaves; it is done only while they are there.
     """
 
     name: str
     run: Callable[[Context], None]
     summary: str = ""
     minutes: float = 0.0
+    outputs: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +135,7 @@ def is_done(stage: Stage, context: Context) -> bool:
             f"{path} was written for another config; use another --workdir, or delete "
             f"{context.workdir} to start over"
         )
-    return True
+    return all((context.workdir / name).exists() for name in stage.outputs)
 
 
 def read_json(path: Path) -> dict:

@@ -166,10 +166,13 @@ class DiffusionStep:
         section = self.config.diffusion
         network = UNet(unet_config(self.config))
         x0 = self.standard.apply(batch["state"])
+        dropout_key = jax.random.fold_in(key, 1)
 
         def loss(params):
             terms = diffusion_loss(
-                lambda x, t: network.apply({"params": params}, x, t),
+                lambda x, t: network.apply(
+                    {"params": params}, x, t, train=True, rngs={"dropout": dropout_key}
+                ),
                 x0,
                 key=key,
                 schedule=schedule_of(self.config),

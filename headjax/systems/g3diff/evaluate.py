@@ -43,7 +43,9 @@ def make_renderer(config: ml_collections.FrozenConfigDict, *, resolution: int):
     @jax.jit
     def rays_of(heads, labels):
         origins, directions = pixel_rays(camera_from_label(labels), resolution=resolution)
-        near, far = field.head_range(heads, origins, directions, box=sampling.box)
+        near, far = field.head_range(
+            heads, origins, directions, box=sampling.box, radii=options.radii
+        )
         # Half as long again: `far - near` of a miss may round to just above its length.
         hit = far - near > 1.5 * field.MISS_LENGTH
         return origins, directions, jnp.argsort(~hit, axis=1), jnp.max(jnp.sum(hit, axis=1))

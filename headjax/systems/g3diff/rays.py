@@ -54,11 +54,13 @@ def draw_pixels(
 ) -> Int[Array, "b r"]:
     """Pixel numbers (row-major) of `patches` squares around pixels drawn by weight.
 
-    A square that would stick out of the image is moved inside. Inverse-transform sampling with
-    one stratified uniform number a patch.
+    Pixels whose square would stick out of the image are not drawn, so that equal weights give
+    uniform squares. Inverse-transform sampling with one stratified uniform number a patch.
     """
     batch, height, width = weights.shape
-    cumulative = jnp.cumsum(weights.reshape(batch, -1), axis=-1)
+    before, after = side // 2, side - 1 - side // 2
+    inside = jnp.zeros((height, width)).at[before : height - after, before : width - after].set(1.0)
+    cumulative = jnp.cumsum((weights * inside).reshape(batch, -1), axis=-1)
     strata = (jnp.arange(patches) + jax.random.uniform(key, (batch, patches))) / patches
     centre = jax.vmap(jnp.searchsorted)(cumulative, strata * cumulative[:, -1:])
     centre = jnp.minimum(centre, height * width - 1)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import ml_collections
 
+from headjax.data.config import HeadViewsConfig
 from headjax.errors import UserError
 from headjax.metrics.sets import FEATURE_SIZE
 from headjax.nets.payload_decoder import PayloadDecoderConfig
@@ -29,6 +32,45 @@ _CHOICES = {
     "diffusion.sampler": ("ddim", "ddpm"),
     "diffusion.unet.dtype": ("float32", "bfloat16"),
 }
+
+_COUNT = (1, math.inf)
+_OR_NONE = (0, math.inf)
+_POSITIVE = (1e-12, math.inf)
+_SHARE = (0, 1)
+# Every number that could stop a run halfway, or make it learn nothing, with its bounds.
+_RANGES = {
+    "seed": (0, 2**31 - 1), "log_every": _COUNT,
+    "field.grid": _COUNT, "field.patch": _COUNT, "field.tile": _COUNT,
+    "field.extent": _POSITIVE, "field.density_scale": _POSITIVE,
+    "render.evaluation.samples": (2, math.inf), "render.evaluation.importance": _OR_NONE,
+    "render.evaluation.box": _POSITIVE,
+    "decoder.code_dim": _COUNT, "decoder.channels": (3, math.inf), "decoder.width": _COUNT,
+    "decoder.blocks": _COUNT, "decoder.channel_base": _COUNT, "decoder.channel_max": _COUNT,
+    "decoder.head_scale": _OR_NONE,
+    "autodecoder.steps": _COUNT, "autodecoder.batch_identities": _COUNT,
+    "autodecoder.patches": _COUNT, "autodecoder.patch_side": _COUNT,
+    "autodecoder.checkpoint_every": _COUNT, "autodecoder.z_std": _OR_NONE,
+    "autodecoder.code_sigma": _POSITIVE, "autodecoder.radii_per_spacing": _POSITIVE,
+    "autodecoder.b1": _SHARE, "autodecoder.b2": _SHARE, "autodecoder.clip_norm": _OR_NONE,
+    "autodecoder.warmup.steps": _OR_NONE, "autodecoder.warmup.length": _POSITIVE,
+    "autodecoder.sampling.near_samples": _COUNT, "autodecoder.sampling.free_samples": _COUNT,
+    "autodecoder.sampling.samples": (2, math.inf), "autodecoder.sampling.half_width": _POSITIVE,
+    "autodecoder.schedule.warmup_steps": _OR_NONE, "autodecoder.schedule.final": _SHARE,
+    "autodecoder.schedule.decay_steps": _COUNT,
+    "diffusion.steps": _COUNT, "diffusion.batch_size": _COUNT, "diffusion.timesteps": (2, math.inf),
+    "diffusion.checkpoint_every": _COUNT, "diffusion.data_scale": _POSITIVE,
+    "diffusion.geometry_weight": _OR_NONE, "diffusion.payload_weight": _OR_NONE,
+    "diffusion.lr": _OR_NONE, "diffusion.warmup_steps": _OR_NONE, "diffusion.final": _SHARE,
+    "diffusion.b1": _SHARE, "diffusion.b2": _SHARE, "diffusion.clip_norm": _OR_NONE,
+    "diffusion.ema": _SHARE, "diffusion.eta": _SHARE, "diffusion.clip": _POSITIVE,
+    "diffusion.unet.base": (2, math.inf), "diffusion.unet.blocks": _COUNT,
+    "diffusion.unet.heads": _COUNT, "diffusion.unet.head_channels": _COUNT,
+    "diffusion.unet.patch": _COUNT, "diffusion.unet.dropout": (0, 0.99),
+    "samples.count": _COUNT, "samples.resolution": _COUNT, "samples.turntable_heads": _COUNT,
+    "samples.turntable_frames": _COUNT,
+}  # fmt: skip
+# Groups whose every field is a number of at least 0.
+_WEIGHTS = ("autodecoder.lr", "autodecoder.loss", "autodecoder.part_weights")
 
 
 def field_options(config: ml_collections.ConfigDict) -> FieldOptions:
@@ -58,9 +100,23 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name, choices in _CHOICES.items():
         if (value := _field(config, name)) not in choices:
             raise UserError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
+    for name, bounds in _RANGES.items():
+        _check_range(name, _field(config, name), bounds=bounds)
+    for group in _WEIGHTS:
+        for name, value in _field(config, group).items():
+            _check_range(f"{group}.{name}", value, bounds=_OR_NONE)
+    HeadViewsConfig(**config.data.to_dict())
     _check_autodecoder(config)
     _check_sizes(config)
     _check_diffusion(config.diffusion, config=config)
+
+
+def _check_range(name: str, value, *, bounds: tuple[float, float]) -> None:
+    low, high = bounds
+    if not low <= value <= high or not math.isfinite(value):
+        upper = "" if high == math.inf else f" and at most {high}"
+        least = "above 0" if bounds == _POSITIVE else f"at least {low}"
+        raise UserError(f"{name}={value} must be {least}{upper}")
 
 
 def _field(config: ml_collections.ConfigDict, name: str):
@@ -80,6 +136,12 @@ def _check_autodecoder(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"autodecoder.batch_identities={train.batch_identities} is more than "
             f"data.train_identities={config.data.train_identities}; lower it"
+        )
+    low, high = (*train.radii_range, -1.0, -1.0)[:2]
+    if len(train.radii_range) != 2 or not 0 < low <= high:
+        raise UserError(
+            f"autodecoder.radii_range={tuple(train.radii_range)} must be two numbers, 0 < least <= "
+            "largest, in world units"
         )
     if train.patch_side > config.data.resolution:
         raise UserError(
@@ -124,7 +186,15 @@ def _check_sizes(config: ml_collections.ConfigDict) -> None:
 
 def _check_diffusion(section, *, config: ml_collections.ConfigDict) -> None:
     side = config.field.grid * config.field.patch
-    factor = section.unet.patch * 2 ** (len(section.unet.multipliers) - 1)
+    multipliers = section.unet.multipliers
+    if not multipliers or not all(isinstance(m, int) and m > 0 for m in multipliers):
+        raise UserError(
+            f"diffusion.unet.multipliers={tuple(multipliers)} must be whole numbers from 1 on, one "
+            "for each level"
+        )
+    if section.unet.base % 2:
+        raise UserError(f"diffusion.unet.base={section.unet.base} must be even")
+    factor = section.unet.patch * 2 ** (len(multipliers) - 1)
     if side % factor:
         raise UserError(
             f"UV maps are {side} texels wide (field.grid x field.patch), which the U-Net cannot "

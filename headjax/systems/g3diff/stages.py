@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -29,19 +30,22 @@ _VIEW_FIELDS = ("image", "depth", "mask", "parts", "camera", "identity")
 def stages(config: Any) -> list[Stage]:
     """The stages that this config runs, in order."""
     settings.check(config)
-    minutes = config.minutes
-    result = [Stage("data", prepare_data, "renders multi-view heads", minutes.data)]
-    if config.autodecoder.warmup.steps:
-        result.append(
-            Stage("surface", train_surface, "fits colour and density to the surface",
-                  minutes.surface)  # fmt: skip
-        )
-    return result + [
-        Stage("autodecoder", train_autodecoder, "fits all heads by rendering", minutes.autodecoder),
-        Stage("evaluation", evaluate_heldout, "scores held-out views", minutes.evaluation),
-        Stage("diffusion", train_diffusion, "learns to generate UV maps", minutes.diffusion),
-        Stage("samples", make_samples, "draws and renders new heads", minutes.samples),
-    ]
+    every = [
+        Stage("data", prepare_data, "renders multi-view heads", outputs=("data_sheet.png",)),
+        Stage("surface", train_surface, "fits colour and density to the surface",
+              outputs=("surface.safetensors",)),
+        Stage("autodecoder", train_autodecoder, "fits all heads by rendering",
+              outputs=("autodecoder.safetensors",)),
+        Stage("evaluation", evaluate_heldout, "scores held-out views",
+              outputs=("evaluation.json", "reconstructions.png")),
+        Stage("diffusion", train_diffusion, "learns to generate UV maps",
+              outputs=("diffusion.safetensors",)),
+        Stage("samples", make_samples, "draws and renders new heads",
+              outputs=("samples.safetensors", "samples.png", "turntable.mp4", "metrics.json")),
+    ]  # fmt: skip
+    if not config.autodecoder.warmup.steps:
+        every = [stage for stage in every if stage.name != "surface"]
+    return [dataclasses.replace(stage, minutes=config.minutes[stage.name]) for stage in every]
 
 
 def describe(config: Any) -> list[Row]:
