@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 PRESETS = {
     "default": "the embedded heads on a CPU, about 15 minutes",
     "smoke": "every stage, tiny: one or two minutes, for tests",
-    "ict": "ICT-FaceKit's scan geometry (set data.ict_folder), about 20 minutes",
+    "ict": "ICT-FaceKit's scan geometry (set data.ict_folder), about 15 minutes",
     "paper": "the supplement's numbers, for GPUs and pods",
 }
 

@@ -68,7 +68,8 @@ def march(
     """Composites samples front to back.
 
     'midpoint' is the rule of EG3D's MipRayMarcher2 (density, colour and distance of an interval
-    are the mean of its two ends; S − 1 intervals), 'left' gives each sample the interval to the
+    are the mean of its two ends; S − 1 intervals; EG3D takes the mean before the density's
+    activation, here `sigma` is what is given), 'left' gives each sample the interval to the
     next one (the last sample gets the mean interval). `background` is added as (1 − Σw)·value.
     """
     if depths.shape[-1] < 2:

@@ -1,0 +1,90 @@
+"""K-nearest Gaussian blending beside its naive form, forward and forward+backward, in one run.
+
+  python benchmarks/field_query.py                  # 65,536 points, N=1,024, K=3 and the demo's
+  python benchmarks/field_query.py --output=FILE    # also writes JSON
+
+The two forms are timed in turn, so that a drifting machine drifts for both; medians are quoted.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pallas_kernels.knn_blend import knn_blend  # noqa: E402
+from pallas_kernels.knn_blend.naive import knn_blend_naive  # noqa: E402
+from pallas_kernels.knn_blend.specs import SPECS, make_inputs, options_of  # noqa: E402
+
+FORMS = {"tiled": knn_blend, "naive": knn_blend_naive}
+
+
+def programs(form, spec):
+    """Compiled forward, and forward with the gradients of points, Gaussians and atlas."""
+    options = options_of(spec)
+
+    def forward(points, table, atlas):
+        features, total, _ = form(points, table, atlas=atlas, options=options)
+        return features, total
+
+    def loss(points, table, atlas):
+        features, total = forward(points, table, atlas)
+        return jnp.sum(jnp.sin(features)) + jnp.sum(jnp.sin(total))
+
+    gradient = jax.grad(loss, argnums=(0, 1, 2), allow_int=True)
+    return {"forward": jax.jit(forward), "forward_backward": jax.jit(gradient)}
+
+
+def milliseconds(program, inputs):
+    began = time.perf_counter()
+    jax.block_until_ready(program(*inputs))
+    return 1e3 * (time.perf_counter() - began)
+
+
+def measure(name, *, runs):
+    """Medians and ratios of one shape."""
+    spec = SPECS[name]
+    inputs = make_inputs(spec)
+    compiled = {form: programs(function, spec) for form, function in FORMS.items()}
+    result = {"points": spec.heads * spec.points, "gaussians": spec.gaussians,
+              "neighbors": spec.neighbors, "patch": spec.patch}  # fmt: skip
+    for kind in ("forward", "forward_backward"):
+        times = {form: [] for form in FORMS}
+        for form in FORMS:
+            milliseconds(compiled[form][kind], inputs)
+        for _ in range(runs):
+            for form in FORMS:
+                times[form].append(milliseconds(compiled[form][kind], inputs))
+        medians = {form: statistics.median(values) for form, values in times.items()}
+        result[kind] = {f"{form}_ms": round(value, 2) for form, value in medians.items()}
+        result[kind]["naive_over_tiled"] = round(medians["naive"] / medians["tiled"], 2)
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--runs", type=int, default=7)
+    arguments = parser.parse_args()
+    device = jax.devices()[0]
+    report = {
+        "device": device.device_kind,
+        "platform": device.platform,
+        "jax": jax.__version__,
+        "runs": arguments.runs,
+        "shapes": {name: measure(name, runs=arguments.runs) for name in ("query", "query_demo")},
+    }
+    text = json.dumps(report, indent=2)
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
