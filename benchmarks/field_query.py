@@ -18,9 +18,9 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pallas_kernels.knn_blend import knn_blend  # noqa: E402
-from pallas_kernels.knn_blend.naive import knn_blend_naive  # noqa: E402
-from pallas_kernels.knn_blend.specs import SPECS, make_inputs, options_of  # noqa: E402
+from pallas_kernels.knn_blend import knn_blend
+from pallas_kernels.knn_blend.naive import knn_blend_naive
+from pallas_kernels.knn_blend.specs import SPECS, make_inputs, options_of
 
 FORMS = {"tiled": knn_blend, "naive": knn_blend_naive}
 
