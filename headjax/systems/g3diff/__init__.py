@@ -2,5 +2,5 @@
 
 from headjax.systems.g3diff.model import Model as Model
 from headjax.systems.g3diff.model import load as load
-from headjax.systems.g3diff.stages import describe as describe
-from headjax.systems.g3diff.stages import stages as stages
+from headjax.systems.g3diff.pipeline import describe as describe
+from headjax.systems.g3diff.pipeline import stages as stages
