@@ -19,6 +19,7 @@ from headjax.train.checkpoint import load_weights
 from headjax.train.logging import Logger
 from headjax.train.stages import Context
 from headjax.train.state import stream_key
+from tests.io.test_video import read as read_video
 
 IDENTITIES, SAMPLES = 3, 3
 SMALL = [
