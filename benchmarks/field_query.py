@@ -8,6 +8,9 @@ The two forms are timed in turn, so that a drifting machine drifts for both; med
 
 import argparse
 import json
+import os
+import platform
+import re
 import statistics
 import sys
 import time
@@ -67,6 +70,16 @@ def measure(name, *, runs):
     return result
 
 
+def device_name(device):
+    """The accelerator's name; for CPUs the processor's and the number of cores."""
+    if device.platform != "cpu":
+        return device.device_kind
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path)
@@ -74,7 +87,7 @@ def main():
     arguments = parser.parse_args()
     device = jax.devices()[0]
     report = {
-        "device": device.device_kind,
+        "device": device_name(device),
         "platform": device.platform,
         "jax": jax.__version__,
         "runs": arguments.runs,
