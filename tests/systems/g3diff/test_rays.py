@@ -155,3 +155,14 @@ def test_samples_depend_on_the_key_alone():
 def test_a_pixel_belongs_to_the_silhouette_where_half_of_it_is_covered():
     mask = jnp.array([0, 1, 127, 128, 255], jnp.uint8)
     np.testing.assert_array_equal(rays.unit_mask(mask), [0, 0, 0, 1, 1])
+
+
+def test_equal_weights_draw_every_square_equally_often():
+    keys = jax.random.split(jax.random.key(0), 40)
+    drawn = jax.jit(jax.vmap(lambda key: rays.draw_pixels(
+        key, jnp.ones((1, 6, 6)), patches=100, side=3
+    )))(keys)  # fmt: skip
+    corners = np.bincount(np.asarray(drawn).reshape(-1, 9)[:, 0], minlength=36).reshape(6, 6)
+    assert corners[4:].sum() == corners[:, 4:].sum() == 0
+    share = corners[:4, :4] / corners.sum()
+    np.testing.assert_allclose(share, 1 / 16, atol=5 * np.sqrt(1 / 16 / corners.sum()))
