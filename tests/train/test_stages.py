@@ -45,6 +45,20 @@ def test_a_cut_off_stage_is_run_again_and_those_before_it_are_not(tmp_path):
     assert calls == ["a", "b", "b", "c"]
 
 
+def test_a_stage_is_run_again_where_a_file_of_its_is_gone_and_no_other_is(tmp_path):
+    def write(_context):
+        (tmp_path / "b.txt").write_text("b")
+        calls.append("b")
+
+    calls = []
+    every = [*recording("a", calls), Stage("b", write, outputs=("b.txt",)), *recording("c", calls)]
+    run_stages(every, context(tmp_path))
+    assert run_stages(every, context(tmp_path)) == []
+    (tmp_path / "b.txt").unlink()
+    assert run_stages(every, context(tmp_path)) == ["b"]
+    assert calls == ["a", "b", "c", "b"]
+
+
 def test_a_marker_of_another_config_is_refused(tmp_path):
     run_stages(recording("a", []), context(tmp_path))
     with pytest.raises(UserError, match="a.json was written for another config"):
