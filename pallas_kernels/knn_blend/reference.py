@@ -144,7 +144,7 @@ def _channels(texels: Array, options: BlendOptions) -> int:
     return texels.shape[1] // max(options.patch, 2)
 
 
-def _forward_tile(points, table, texels, *, options: BlendOptions):
+def forward_tile(points, table, texels, *, options: BlendOptions):
     """(features [s t c], Σ g [s t], ids [s k t]) of one tile of points [s 3 t]."""
     size, channels = points.shape[-1], _channels(texels, options)
     ids = jax.lax.map(
@@ -195,7 +195,7 @@ def _local_gradient(u: tuple, g: Array, dweights: tuple, dtotal: Array, *, optio
     return jax.lax.map(combine, (u, g, *jax.lax.map(chain, (u, dweights)), dtotal))
 
 
-def _backward_tile(carry, points, ids, cotangents, table, texels, *, options: BlendOptions):
+def backward_tile(carry, points, ids, cotangents, table, texels, *, options: BlendOptions):
     """Adds a tile to the gradients of texels [n m] and of frames [g 12]; and dx [s 3 t].
 
     A Gaussian's row holds Σ dv ⊗ (x − μ, 1), dv being the gradient of v = A (x − μ).
@@ -253,7 +253,7 @@ def forward(
     count = points.shape[0]
     tiles = _tiled(points, options=options).swapaxes(-1, -2)
     features, total, ids = jax.lax.map(
-        lambda x: _forward_tile(x, table, texels, options=options), tiles
+        lambda x: forward_tile(x, table, texels, options=options), tiles
     )
     features = features.reshape(-1, features.shape[-1])[:count]
     return features, total.reshape(-1)[:count], ids
@@ -281,7 +281,7 @@ def backward(
 
     def step(carry, xs):
         x, ids, *cotangents = xs
-        return _backward_tile(carry, x, ids, cotangents, table, texels, options=options)
+        return backward_tile(carry, x, ids, cotangents, table, texels, options=options)
 
     start = (jnp.zeros_like(texels), jnp.zeros((gaussians, 12)))
     (dtexels, sums), dx = jax.lax.scan(step, start, (tiles, ids, dfeatures, dtotal))
