@@ -144,12 +144,16 @@ def _channels(texels: Array, options: BlendOptions) -> int:
     return texels.shape[1] // max(options.patch, 2)
 
 
-def forward_tile(points, table, texels, *, options: BlendOptions):
-    """(features [s t c], Σ g [s t], ids [s k t]) of one tile of points [s 3 t]."""
-    size, channels = points.shape[-1], _channels(texels, options)
-    ids = jax.lax.map(
+def select_tile(points, table, *, options: BlendOptions) -> Int[Array, "s k t"]:
+    """The neighbours of one tile of points [s 3 t]."""
+    return jax.lax.map(
         lambda x: select(x, table, neighbors=options.neighbors, metric=options.metric), points
     )
+
+
+def blend_tile(points, ids, table, texels, *, options: BlendOptions):
+    """(features [s t c], Σ g [s t]) of one tile of points [s 3 t] with neighbours [s k t]."""
+    size, channels = points.shape[-1], _channels(texels, options)
     _, g, weights, indices = _prepare(points, ids, table, channels=channels, options=options)
 
     def contract(xs):
@@ -161,7 +165,13 @@ def forward_tile(points, table, texels, *, options: BlendOptions):
         )
         return blended * scale[:, None], total
 
-    return *jax.lax.map(contract, (g, weights, indices)), ids
+    return jax.lax.map(contract, (g, weights, indices))
+
+
+def forward_tile(points, table, texels, *, options: BlendOptions):
+    """(features [s t c], Σ g [s t], ids [s k t]) of one tile of points [s 3 t]."""
+    ids = select_tile(points, table, options=options)
+    return *blend_tile(points, ids, table, texels, options=options), ids
 
 
 def _chain(u: tuple, slopes: tuple, dweights: tuple) -> tuple[Array, tuple]:
@@ -231,6 +241,17 @@ def backward_tile(carry, points, ids, cotangents, table, texels, *, options: Ble
     return (dtexels, dframes), dx
 
 
+def frame_gradient(
+    sums: Float[Array, "g 12"], table: Float[Array, "12 g"]
+) -> Float[Array, "12 g"]:
+    """Gradient of the frames from the sums that `backward_tile` collects."""
+    gaussians = table.shape[1]
+    sums = sums.reshape(gaussians, 3, 4)
+    whiten = table[3:].reshape(3, 3, gaussians)
+    dcenters = -jnp.einsum("abg,ga->bg", whiten, sums[..., 3])
+    return jnp.concatenate([dcenters, sums[..., :3].reshape(gaussians, 9).T])
+
+
 def _tiled(array: Float[Array, "r m"], *, options: BlendOptions) -> Float[Array, "n s t m"]:
     """Rows cut into tiles of chunks, all alike and nearly full, padded with zeros."""
     count = max(array.shape[0], 1)
@@ -285,9 +306,5 @@ def backward(
 
     start = (jnp.zeros_like(texels), jnp.zeros((gaussians, 12)))
     (dtexels, sums), dx = jax.lax.scan(step, start, (tiles, ids, dfeatures, dtotal))
-    sums = sums.reshape(gaussians, 3, 4)
-    whiten = table[3:].reshape(3, 3, gaussians)
-    dcenters = -jnp.einsum("abg,ga->bg", whiten, sums[..., 3])
-    dwhiten = sums[..., :3].reshape(gaussians, 9).T
     dx = dx.swapaxes(-1, -2).reshape(-1, 3)[:count]
-    return dx, jnp.concatenate([dcenters, dwhiten]), dtexels
+    return dx, frame_gradient(sums, table), dtexels

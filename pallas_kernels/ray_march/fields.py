@@ -1,0 +1,117 @@
+"""Fields that rays can march through, and how the reference looks one up, a tile at a time.
+
+A field is a tree of arrays with a leading axis of heads, and what it is computed with; inside the
+marcher it has lost that axis. Its look-up may save a few numbers a point by which the backward pass
+finds the same values again (the neighbours' indices, [k, t]), never features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pallas_kernels.knn_blend import reference as knn
+from pallas_kernels.knn_blend.types import BlendOptions, GaussianTable
+
+# Points of a chunk of the Gaussian look-up, about, see `knn_blend.reference`.
+_CHUNK = 1024
+
+
+class Field(Protocol):
+    """One head's field, as `reference.py` uses it; `points` are [t, 3]."""
+
+    def choose(self, points: Array) -> Array:
+        """What is saved of a look-up, [k t]; k may be 0."""
+
+    def lookup(self, points: Array, saved: Array) -> tuple[Array, Array]:
+        """Features [t c] and RBF values [t] (0 where the field has none)."""
+
+    def zeros(self) -> Any:
+        """Gradient of the field's arrays, before any tile."""
+
+    def pull(self, gradient: Any, points: Array, saved: Any, cotangents: tuple) -> tuple:
+        """Adds a tile's share to the gradient; also returns the points' own [t 3]."""
+
+    def gradient(self, gradient: Any) -> Any:
+        """The gradient as a tree like the field."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GaussianField:
+    """UV Gaussians with local tri-planes, as tables; see `gaussian_field`.
+
+    Attributes:
+      frames: centres and whitening matrices, `knn_blend.reference.frames`.
+      texels: payload, `knn_blend.reference.texel_table`.
+      options: how neighbours are chosen and blended.
+    """
+
+    frames: Float[Array, "*b 12 g"]
+    texels: Float[Array, "*b n m"]
+    options: BlendOptions = dataclasses.field(metadata={"static": True})
+
+    def _chunks(self, count: int) -> tuple[int, int]:
+        """Chunks of a tile, at least two: a loop of one step is unrolled, and fences nothing."""
+        chunks = max(2, round(count / _CHUNK))
+        return chunks, -(-count // chunks)
+
+    def _tiled(self, array: Array, chunks: int, size: int) -> Array:
+        pad = ((0, chunks * size - array.shape[0]), (0, 0))
+        return jnp.pad(array, pad).reshape(chunks, size, -1)
+
+    def _points(self, points: Array) -> Array:
+        return self._tiled(points, *self._chunks(points.shape[0])).swapaxes(-1, -2)
+
+    def _ids(self, saved: Array) -> Array:
+        chunks, size = self._chunks(saved.shape[1])
+        padded = jnp.pad(saved, ((0, 0), (0, chunks * size - saved.shape[1])))
+        return padded.reshape(-1, chunks, size).swapaxes(0, 1)
+
+    def choose(self, points):
+        ids = knn.select_tile(self._points(points), self.frames, options=self.options)
+        return ids.swapaxes(0, 1).reshape(ids.shape[1], -1)[:, : points.shape[0]]
+
+    def lookup(self, points, saved):
+        features, total = knn.blend_tile(
+            self._points(points), self._ids(saved), self.frames, self.texels, options=self.options
+        )
+        count = points.shape[0]
+        return features.reshape(-1, features.shape[-1])[:count], total.reshape(-1)[:count]
+
+    def zeros(self):
+        return jnp.zeros_like(self.texels), jnp.zeros((self.frames.shape[1], 12))
+
+    def pull(self, gradient, points, saved, cotangents):
+        chunks, size = self._chunks(points.shape[0])
+        dfeatures = self._tiled(cotangents[0], chunks, size)
+        dtotal = self._tiled(cotangents[1][:, None], chunks, size)[..., 0]
+        gradient, dpoints = knn.backward_tile(
+            gradient,
+            self._points(points),
+            self._ids(saved),
+            (dfeatures, dtotal),
+            self.frames,
+            self.texels,
+            options=self.options,
+        )
+        return gradient, dpoints.swapaxes(-1, -2).reshape(-1, 3)[: points.shape[0]]
+
+    def gradient(self, gradient):
+        dframes = knn.frame_gradient(gradient[1], self.frames)
+        return dataclasses.replace(self, frames=dframes, texels=gradient[0])
+
+
+def gaussian_field(
+    gaussians: GaussianTable, *, atlas: Float[Array, "b h w d"], options: BlendOptions
+) -> GaussianField:
+    """The field of heads given as Gaussians and payload atlas; see `knn_blend` for both."""
+    frames = jax.vmap(lambda table: knn.frames(table, options=options))(gaussians)
+    texels = jax.vmap(lambda a: knn.texel_table(a, patch=options.patch))(atlas)
+    return GaussianField(
+        frames=frames.astype(jnp.float32), texels=texels.astype(jnp.float32), options=options
+    )
