@@ -4,6 +4,7 @@ from pallas_kernels.ray_march.fields import Field as Field
 from pallas_kernels.ray_march.fields import GaussianField as GaussianField
 from pallas_kernels.ray_march.fields import gaussian_field as gaussian_field
 from pallas_kernels.ray_march.fused import march_field as march_field
+from pallas_kernels.ray_march.fused import march_field_twice as march_field_twice
 from pallas_kernels.ray_march.op import ray_march as ray_march
 from pallas_kernels.ray_march.types import Decoder as Decoder
 from pallas_kernels.ray_march.types import DecoderOptions as DecoderOptions

@@ -9,15 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels import dispatch
-from pallas_kernels.ray_march import fused_reference
+from pallas_kernels.ray_march import fused_reference, importance
 from pallas_kernels.ray_march.fields import Field
 from pallas_kernels.ray_march.fused_reference import Plan
+from pallas_kernels.ray_march.reference import interval_weights
 from pallas_kernels.ray_march.types import (
     Decoder,
     DecoderOptions,
     FieldMarched,
     MarchOptions,
     Rays,
+    no_gradient,
 )
 
 
@@ -30,6 +32,17 @@ def _run(kind: str, arguments: tuple, plan: Plan):
         kernels={},
         reasons={},
     )
+
+
+def forward_then_again(forward, field, decoder, rays, depths, uniform, *, plan: Plan):
+    """Both passes by two marches: the way of the kernels, whose samples live in registers."""
+    sigma = forward(field, decoder, rays, depths, plan=plan)[1]
+    weights = interval_weights(sigma, depths, options=plan.march)
+    new = importance.resample(
+        depths, weights[..., : depths.shape[-1] - 1], uniform=uniform, kind=plan.importance
+    )
+    depths = jnp.sort(jnp.concatenate([depths, new], axis=-1), axis=-1)
+    return *forward(field, decoder, rays, depths, plan=plan), depths
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -47,6 +60,45 @@ def _march_backward(plan, residuals, cotangents):
 
 
 _march.defvjp(_march_forward, _march_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _march_twice(field, decoder, rays, depths, uniform, plan: Plan):
+    seen, sigma, _, depths = _run("forward_twice", (field, decoder, rays, depths, uniform), plan)
+    return seen, sigma, depths
+
+
+def _march_twice_forward(field, decoder, rays, depths, uniform, plan):
+    out = _run("forward_twice", (field, decoder, rays, depths, uniform), plan)
+    seen, sigma, saved, all_depths = out
+    return (seen, sigma, all_depths), (field, decoder, rays, all_depths, saved, depths, uniform)
+
+
+def _march_twice_backward(plan, residuals, cotangents):
+    *residuals, depths, uniform = residuals
+    dfield, ddecoder, drays, _ = _run("backward", (*residuals, cotangents[0]), plan)
+    return dfield, ddecoder, drays, jnp.zeros_like(depths), jnp.zeros_like(uniform)
+
+
+_march_twice.defvjp(_march_twice_forward, _march_twice_backward)
+
+
+def _result(seen: tuple, sigma: Array, depths: Array) -> FieldMarched:
+    features, distance, alpha, reach = seen
+    return FieldMarched(
+        features=features,
+        distance=distance,
+        alpha=alpha,
+        reach=reach,
+        depths=no_gradient(depths),
+        sigma=no_gradient(sigma),
+    )
+
+
+def _arguments(depths: Array, *trees):
+    if depths.shape[-1] < 2:
+        raise ValueError(f"marching needs at least 2 samples a ray, got {depths.shape[-1]}")
+    return dispatch.varying_alike(jax.tree.map(lambda a: a.astype(jnp.float32), (*trees, depths)))
 
 
 def march_field(
@@ -78,16 +130,40 @@ def march_field(
     Raises:
       ValueError: fewer than two samples a ray, or a kernel asked for that cannot serve the shapes.
     """
-    if depths.shape[-1] < 2:
-        raise ValueError(f"marching needs at least 2 samples a ray, got {depths.shape[-1]}")
-    arguments = jax.tree.map(lambda a: a.astype(jnp.float32), (field, decoder, rays, depths))
-    seen, sigma = _march(*dispatch.varying_alike(arguments), Plan(options, decoding))
-    features, distance, alpha, reach = seen
-    return FieldMarched(
-        features=features,
-        distance=distance,
-        alpha=alpha,
-        reach=reach,
-        depths=jax.lax.stop_gradient(depths),
-        sigma=jax.lax.stop_gradient(sigma),
+    arguments = _arguments(depths, field, decoder, rays)
+    return _result(*_march(*arguments, Plan(options, decoding)), depths)
+
+
+def march_field_twice(
+    field: Field,
+    decoder: Decoder,
+    *,
+    rays: Rays,
+    depths: Float[Array, "b r s"],
+    uniform: Float[Array, "b r m"],
+    options: MarchOptions,
+    decoding: DecoderOptions,
+    kind: importance.Importance = "plain",
+) -> FieldMarched:
+    """`march_field` at given distances and at those where their weights lie (NeRF, §5.2).
+
+    A first pass weighs the given samples, `importance.resample` draws m more, and a ray sees all
+    s + m in order. The distances carry no gradient.
+
+    Args:
+      field, decoder, rays, options, decoding: as in `march_field`.
+      depths: ascending distances of the first pass.
+      uniform: numbers in [0, 1) by which the others are drawn.
+      kind: the density that they are drawn from, see `importance.resample`.
+
+    Returns:
+      see `FieldMarched`; `depths` and `sigma` have s + m samples.
+
+    Raises:
+      ValueError: fewer than two samples a ray, or a kernel asked for that cannot serve the shapes.
+    """
+    *arguments, depths, uniform = dispatch.varying_alike(
+        (*_arguments(depths, field, decoder, rays), uniform.astype(jnp.float32))
     )
+    arguments = (*arguments, *no_gradient((depths, uniform)))
+    return _result(*_march_twice(*arguments, Plan(options, decoding, kind)))

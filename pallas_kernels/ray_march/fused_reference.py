@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pallas_kernels.ray_march import importance
 from pallas_kernels.ray_march.fields import Field
-from pallas_kernels.ray_march.reference import contract, sample_weights
+from pallas_kernels.ray_march.reference import contract, interval_weights, sample_weights
 from pallas_kernels.ray_march.types import (
     Decoder,
     DecoderOptions,
@@ -38,6 +39,7 @@ class Plan:
 
     march: MarchOptions
     decoder: DecoderOptions
+    importance: importance.Importance = "plain"
 
 
 def color_of(out: Array, options: DecoderOptions) -> Array:
@@ -99,6 +101,50 @@ def _forward_tile(field: Field, decoder: Decoder, rays: Rays, depths: Array, *, 
     return seen, sigma, saved.reshape(-1, *depths.shape)
 
 
+def _forward_tile_twice(
+    field: Field, decoder: Decoder, rays: Rays, depths: Array, uniform: Array, *, plan: Plan
+):
+    """Both passes of a tile: what the first one decoded serves the second one too.
+
+    Samples stay in the order of their making; only scalars are put in order, to be weighed.
+    """
+
+    def evaluated(depths):
+        points = _tile_points(rays, depths)
+        saved = field.choose(points)
+        features, reach = field.lookup(points, saved)
+        sigma, color = decode(
+            decoder, features, reach=reach, points=points, options=plan.decoder
+        )
+        saved = saved.reshape(-1, *depths.shape)
+        sigma, reach = sigma.reshape(depths.shape), reach.reshape(depths.shape)
+        return color.reshape(*depths.shape, -1), sigma, reach, saved
+
+    first = evaluated(depths)
+    weights = interval_weights(first[1], depths, options=plan.march)
+    intervals = depths.shape[-1] - 1
+    new = importance.resample(
+        depths, weights[..., :intervals], uniform=uniform, kind=plan.importance
+    )
+    color, sigma, reach, saved = (
+        jnp.concatenate(pair, axis=axis)
+        for pair, axis in zip(zip(first, evaluated(new), strict=True), (1, 1, 1, 2), strict=True)
+    )
+    depths = jnp.concatenate([depths, new], axis=-1)
+    rank = importance.ranks(depths)
+    order = importance.inverse(rank)
+    depths, sigma = (jnp.take_along_axis(a, order, axis=-1) for a in (depths, sigma))
+    weights = sample_weights(sigma, depths, options=plan.march)
+    seen = (
+        contract(jnp.take_along_axis(weights, rank, axis=-1), color),
+        jnp.sum(weights * depths, -1),
+        jnp.sum(weights, -1),
+        jnp.sum(reach, -1),
+    )
+    saved = jnp.take_along_axis(saved, order[None], axis=-1)
+    return seen, sigma, saved, depths
+
+
 def _backward_tile(carry, field, decoder, rays, depths, saved, cotangents, *, plan: Plan):
     """Adds a tile to the gradients of field and decoder; returns those of rays and depths."""
     dfield, ddecoder = carry
@@ -143,20 +189,33 @@ def _tiling(depths: Array, options: MarchOptions) -> _Tiling:
     return _Tiling(rays=count, tiles=-(-count // size), size=size)
 
 
-def forward(field: Field, decoder: Decoder, rays: Rays, depths: Array, *, plan: Plan):
-    """((Σ w·colour [b r o], Σ w·t, Σ w, Σ_s reach [b r]), densities [b r s], saved [b k r s])."""
+def _walk(tile_function, field: Field, decoder: Decoder, arrays: tuple, *, plan: Plan):
+    """Calls a tile function on all tiles of all heads; `arrays` are rays and what goes with them.
+
+    The function's third result has the points behind its first axis, all others before theirs.
+    """
 
     def one_head(head):
-        field, rays, depths = head
-        tiling = _tiling(depths, plan.march)
-        seen, sigma, saved = jax.lax.map(
-            lambda tile: _forward_tile(field, decoder, *tile, plan=plan),
-            jax.tree.map(tiling.cut, (rays, depths)),
+        field, arrays = head
+        tiling = _tiling(arrays[1], plan.march)
+        seen, sigma, saved, *more = jax.lax.map(
+            lambda tile: tile_function(field, decoder, *tile, plan=plan),
+            jax.tree.map(tiling.cut, arrays),
         )
-        seen, sigma = jax.tree.map(tiling.join, (seen, sigma))
-        return seen, sigma, jnp.moveaxis(tiling.join(saved.swapaxes(1, 2)), 1, 0)
+        seen, sigma, *more = jax.tree.map(tiling.join, (seen, sigma, *more))
+        return seen, sigma, jnp.moveaxis(tiling.join(saved.swapaxes(1, 2)), 1, 0), *more
 
-    return jax.lax.map(one_head, (field, rays, depths))
+    return jax.lax.map(one_head, (field, arrays))
+
+
+def forward(field: Field, decoder: Decoder, rays: Rays, depths: Array, *, plan: Plan):
+    """((Σ w·colour [b r o], Σ w·t, Σ w, Σ_s reach [b r]), densities [b r s], saved [b k r s])."""
+    return _walk(_forward_tile, field, decoder, (rays, depths), plan=plan)
+
+
+def forward_twice(field, decoder, rays, depths, uniform, *, plan: Plan):
+    """`forward` at the given distances and those that they lead to; also all of them, in order."""
+    return _walk(_forward_tile_twice, field, decoder, (rays, depths, uniform), plan=plan)
 
 
 def backward(field, decoder, rays, depths, saved, cotangents, *, plan: Plan):
