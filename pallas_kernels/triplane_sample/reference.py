@@ -7,14 +7,15 @@ Alphabet: `x` tiles, `t` points of a tile, `n` planes, `c` channels, `q` corners
 Points come points-minor (`[3 t]`: a vector loop over points); features are rows of channels.
 
 What makes it fast on CPUs (numbers in `docs/kernels.md`):
-* planes are used as they lie: a cell is one window of 2 × 2c numbers (a tri-grid's 2 × 2 × 2c),
-  clamped into the plane; corners beyond it weigh nothing, which is the padding with zeros;
+* planes are used as they lie: a cell is two lines (a tri-grid's four) of 2c numbers, read and added
+  to as runs. They are clamped into the plane; a corner beyond it weighs nothing, which is the
+  padding with zeros;
 * the corners' sum is written out, so that one loop over points and channels holds all of it;
 * weights and indices are made in a loop of their own (`_footprints`). A loop is the only fence that
   XLA's CPU compiler respects; without it they are computed again for every channel.
 
 Invariants:
-* a window lies inside its plane, whatever the points hold;
+* a window of corners lies inside its plane, whatever the points hold;
 * nothing of size points × planes × corners × c outlives a tile.
 """
 
@@ -108,48 +109,42 @@ def _footprints(points: Float[Array, "3 t"], sizes: tuple[int, ...], options: Lo
     return jax.tree.map(lambda a: a.reshape(-1)[:count], jax.lax.map(half, halves))
 
 
-def _flat(planes: Array) -> Array:
-    """[b·n·d, h, w·c], as the planes lie in memory."""
-    *_, height, width, channels = planes.shape
-    return planes.reshape(-1, height, width * channels)
+def _lines(start: list, plane: int | Array, planes: Array) -> Int[Array, "t l"]:
+    """The first texel of each line of the windows, all heads' texels counted through.
+
+    A window has a line for each tap along (D,) H; `plane` counts through the heads.
+    """
+    sizes = _sizes(planes)
+    first, steps = plane, []
+    for axis in reversed(range(len(sizes))):
+        first = first * sizes[axis] + start[axis]
+    for corner in _corners((1, *sizes[1:])):
+        steps.append(sum(tap * math.prod(sizes[:axis]) for axis, tap in enumerate(corner)))
+    return jnp.stack([first + step for step in steps], axis=-1)
 
 
-def _window(planes: Array) -> tuple[int, int, int]:
-    width, height, *depth = (min(size, 2) for size in _sizes(planes))
-    return (*(depth or (1,)), height, width * planes.shape[-1])
-
-
-def _indices(start: list, plane: Array, planes: Array) -> Int[Array, "t 3"]:
-    """Where the windows begin in `_flat(planes)`; `plane` counts through the heads."""
-    column, row, *layer = start
-    depth = planes.shape[2] if layer else 1
-    first = plane * depth + (layer[0] if layer else jnp.zeros_like(row))
-    return jnp.stack([first, row, column * planes.shape[-1]], axis=-1)
-
-
-def _gather(planes: Array, index: Int[Array, "t 3"]) -> list[Float[Array, "t c"]]:
+def _gather(planes: Array, lines: Int[Array, "t l"]) -> Float[Array, "t q c"]:
     """The corners of each point's cell."""
+    channels, taps = planes.shape[-1], min(planes.shape[-2], 2)
     numbers = jax.lax.GatherDimensionNumbers(
-        offset_dims=(1, 2, 3), collapsed_slice_dims=(), start_index_map=(0, 1, 2)
+        offset_dims=(2, 3), collapsed_slice_dims=(), start_index_map=(0,)
     )
-    window, channels = _window(planes), planes.shape[-1]
-    values = jax.lax.gather(_flat(planes), index, numbers, window, mode=_IN_BOUNDS)
-    return [
-        values[:, z, y, x * channels : (x + 1) * channels]
-        for x, y, z in ((*corner, 0)[:3] for corner in _corners(_sizes(planes)))
-    ]
+    texels = planes.reshape(-1, channels)
+    values = jax.lax.gather(texels, lines[..., None], numbers, (taps, channels), mode=_IN_BOUNDS)
+    return values.reshape(len(lines), -1, channels)
 
 
-def _scatter_add(planes: Array, index: Int[Array, "t 3"], values: Float[Array, "t q c"]) -> Array:
+def _scatter_add(planes: Array, lines: Int[Array, "t l"], values: Float[Array, "t q c"]) -> Array:
     """Adds the corners of each point's cell: the transpose of `_gather`."""
     numbers = jax.lax.ScatterDimensionNumbers(
-        update_window_dims=(1, 2, 3),
-        inserted_window_dims=(),
-        scatter_dims_to_operand_dims=(0, 1, 2),
+        update_window_dims=(2, 3), inserted_window_dims=(), scatter_dims_to_operand_dims=(0,)
     )
-    values = values.reshape(-1, *_window(planes))
-    flat = jax.lax.scatter_add(_flat(planes), index, values, numbers, mode=_IN_BOUNDS)
-    return flat.reshape(planes.shape)
+    channels = planes.shape[-1]
+    values = values.reshape(*lines.shape, -1, channels)
+    texels = jax.lax.scatter_add(
+        planes.reshape(-1, channels), lines[..., None], values, numbers, mode=_IN_BOUNDS
+    )
+    return texels.reshape(planes.shape)
 
 
 def sample_tile(
@@ -170,8 +165,8 @@ def sample_tile(
     count, features = planes.shape[1], []
     footprints = _footprints(points, _sizes(planes), options)
     for plane, (start, weights) in enumerate(footprints):
-        corners = _gather(planes, _indices(start, head * count + plane, planes))
-        features.append(sum(w[:, None] * v for w, v in zip(weights, corners, strict=True)))
+        corners = _gather(planes, _lines(start, head * count + plane, planes))
+        features.append(sum(w[:, None] * corners[:, q] for q, w in enumerate(weights)))
     return jnp.stack(features) if options.reduce == "none" else options.scale * sum(features)
 
 
@@ -196,11 +191,10 @@ def pull_tile(
     dpoints = [jnp.zeros_like(points[0]) for _ in range(3)]
     for plane, (start, weights) in enumerate(_footprints(points, sizes, options)):
         df = dfeatures[plane] if options.reduce == "none" else options.scale * dfeatures
-        index = _indices(start, head * count + plane, planes)
-        corners = jnp.stack(_gather(planes, index), axis=1)
-        dweights = jnp.einsum("tqc,tc->tq", corners, df)
+        lines = _lines(start, head * count + plane, planes)
+        dweights = jnp.einsum("tqc,tc->tq", _gather(planes, lines), df)
         updates = jnp.stack(weights, axis=-1)[..., None] * df[:, None]
-        accumulator = _scatter_add(accumulator, index, updates)
+        accumulator = _scatter_add(accumulator, lines, updates)
         axes = _plane_axes(points, plane, sizes, options)
         for i, a in enumerate(options.axes[plane]):
             for q, corner in enumerate(_corners(sizes)):

@@ -36,7 +36,7 @@ class LookupOptions:
     axes: tuple[tuple[int, ...], ...]
     box: float = 1.0
     reduce: Reduce = "mean"
-    tile: int = 1040
+    tile: int = 1600
     implementation: Implementation = "auto"
 
     def __post_init__(self):
