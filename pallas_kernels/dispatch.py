@@ -147,13 +147,12 @@ def varying_alike(tree: Any) -> Any:
     return jax.tree.unflatten(structure, moved)
 
 
-def quiet_triton(call: Callable) -> Callable:
-    """`call` without the one warning that is expected: that Pallas' Triton backend will go."""
+def quiet_triton() -> None:
+    """Silences the one warning that is expected: that Pallas' Triton backend will go.
 
-    @functools.wraps(call)
-    def quiet(*args, **kwargs):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*Triton.*", category=DeprecationWarning)
-            return call(*args, **kwargs)
-
-    return quiet
+    Call it where a Triton kernel is traced. JAX (from 0.11) warns when it lowers, which may be long
+    after the traced call returned, so the filter is set and stays.
+    """
+    warnings.filterwarnings(
+        "ignore", message="The Pallas Triton backend is deprecated", category=DeprecationWarning
+    )
