@@ -19,11 +19,22 @@ from jaxtyping import Array, Bool, Float
 
 from headjax.geometry.rays import box_range
 from headjax.geometry.rotations import rpy_to_matrix
-from headjax.render import volume
+from headjax.render import devices, volume
+from pallas_kernels.dispatch import Implementation
 from pallas_kernels.knn_blend import BlendOptions, GaussianTable, knn_blend
+from pallas_kernels.ray_march import (
+    Decoder,
+    DecoderOptions,
+    MarchOptions,
+    Rays,
+    Rule,
+    decode,
+    gaussian_field,
+    importance,
+    march_field,
+    march_field_twice,
+)
 
-# A decoder's output lies in [−margin, 1 + margin], so that exact black and white are reachable.
-_COLOR_MARGIN = 0.001
 # Length of the range that a ray gets which misses a head's box.
 MISS_LENGTH = 1e-3
 
@@ -57,6 +68,7 @@ class FieldOptions:
       density_gate: c of σ·min(1, c·Σg), which keeps empty space empty; None leaves σ alone.
       density_scale: factor of the decoded density (1 in the paper; larger trains faster when few
         samples meet the surface).
+      implementation: which form of the kernels runs, see `pallas_kernels.dispatch`.
     """
 
     patch: int = 8
@@ -69,6 +81,7 @@ class FieldOptions:
     density_gate: float | None = 1.0
     density_scale: float = 1.0
     tile: int = 4096
+    implementation: Implementation = "auto"
 
     def blend_options(self) -> BlendOptions:
         return BlendOptions(
@@ -79,6 +92,11 @@ class FieldOptions:
             blend=self.blend,
             extent=self.extent,
             tile=self.tile,
+        )
+
+    def decoder_options(self) -> DecoderOptions:
+        return DecoderOptions(
+            density="softplus", scale=self.density_scale, gate=self.density_gate
         )
 
 
@@ -99,13 +117,13 @@ class RayOptions:
       samples: stratified samples between near and far (the paper's tables fit 48).
       importance: further samples where the first pass found density; 0 for none.
       box: half the side of the cube that holds every head; rays are sampled inside it only.
-      rule: compositing rule, see `volume.march`.
+      rule: compositing rule, see `MarchOptions`.
     """
 
     samples: int = 48
     importance: int = 0
     box: float = 0.36
-    rule: Literal["midpoint", "left"] = "midpoint"
+    rule: Rule = "midpoint"
 
 
 def init_decoder(key: Array, *, channels: int = 8, hidden: int = 32) -> dict[str, Array]:
@@ -117,16 +135,6 @@ def init_decoder(key: Array, *, channels: int = 8, hidden: int = 32) -> dict[str
         "w1": jax.random.normal(second, (hidden, 4)) / jnp.sqrt(hidden),
         "b1": jnp.zeros((4,)),
     }
-
-
-def decode(
-    decoder: dict[str, Array], features: Float[Array, "*b c"]
-) -> tuple[Float[Array, "*b 3"], Float[Array, "*b"]]:
-    """Features → colour in [0, 1] and density: softplus MLP, sigmoid, softplus(σ − 1) (EG3D)."""
-    hidden = jax.nn.softplus(features @ decoder["w0"] + decoder["b0"])
-    out = hidden @ decoder["w1"] + decoder["b1"]
-    color = jax.nn.sigmoid(out[..., :3]) * (1.0 + 2.0 * _COLOR_MARGIN) - _COLOR_MARGIN
-    return color, jax.nn.softplus(out[..., 3] - 1.0)
 
 
 def gaussian_table(heads: GaussianHeads) -> GaussianTable:
@@ -149,22 +157,38 @@ def query(
 ) -> FieldSamples:
     """Colour and density of each head at its points (facts: Annex C1)."""
     batch, shape = points.shape[0], points.shape[1:-1]
-    features, rbf, _ = knn_blend(
-        points.reshape(batch, -1, 3),
-        gaussian_table(heads),
-        atlas=heads.payload,
-        options=options.blend_options(),
+    points = points.reshape(batch, -1, 3)
+
+    def looked_up(decoder, heads, points):
+        features, rbf, _ = knn_blend(
+            points,
+            gaussian_table(heads),
+            atlas=heads.payload,
+            options=options.blend_options(),
+        )
+        sigma, color = decode(
+            decoder, features, reach=rbf, points=points, options=options.decoder_options()
+        )
+        return color, sigma, rbf
+
+    color, sigma, rbf = devices.split(
+        looked_up, _decoder(decoder, options), heads=heads, rays=points
     )
-    if options.plane_reduce == "sum":
-        features = 3.0 * features
-    color, sigma = decode(decoder, features)
-    sigma = sigma * options.density_scale
-    if options.density_gate is not None:
-        sigma = sigma * jnp.minimum(1.0, options.density_gate * rbf)
     return FieldSamples(
         color=color.reshape(batch, *shape, 3),
         sigma=sigma.reshape(batch, *shape),
         rbf=rbf.reshape(batch, *shape),
+    )
+
+
+def _decoder(decoder: dict[str, Array], options: FieldOptions) -> Decoder:
+    """The MLP as the marcher wants it: density first, the planes' sum or mean in its weights."""
+    planes = 3.0 if options.plane_reduce == "sum" else 1.0
+    return Decoder(
+        w0=planes * decoder["w0"],
+        b0=decoder["b0"],
+        w1=jnp.roll(decoder["w1"], 1, axis=-1),
+        b1=jnp.roll(decoder["b1"], 1, axis=-1),
     )
 
 
@@ -176,15 +200,46 @@ def march_rays(
     directions: Float[Array, "b r 3"],
     depths: Float[Array, "b r s"],
     options: FieldOptions,
-    rule: Literal["midpoint", "left"] = "midpoint",
-) -> tuple[volume.Composite, FieldSamples]:
-    """Composites given samples of given rays over white; also returns the samples."""
-    points = origins[..., None, :] + depths[..., None] * directions[..., None, :]
-    samples = query(decoder, heads, points=points, options=options)
-    composite = volume.march(
-        samples.color, samples.sigma, depths=depths, rule=rule, background=1.0
+    rule: Rule = "midpoint",
+    uniform: Float[Array, "b r m"] | None = None,
+) -> tuple[volume.Composite, Float[Array, "b r"]]:
+    """Marches rays over white, a tile at a time; no sample's features are kept.
+
+    Args:
+      decoder: the rendering MLP, see `init_decoder`.
+      heads: b heads.
+      origins, directions: rays, unit directions.
+      depths: ascending distances of the samples.
+      options: see `FieldOptions`.
+      rule: compositing rule, see `MarchOptions`.
+      uniform: numbers in [0, 1) by which m further samples are drawn where the first ones found
+        density; None for no further samples.
+
+    Returns:
+      colours in [0, 1] with distances and silhouettes, and each ray's mean of the Σ of RBF values
+      at its samples.
+    """
+    field = gaussian_field(
+        gaussian_table(heads), atlas=heads.payload, options=options.blend_options()
     )
-    return composite, samples
+    march = {
+        "options": MarchOptions(
+            rule=rule, tile=options.tile, implementation=options.implementation
+        ),
+        "decoding": options.decoder_options(),
+    }
+
+    def marched(decoder, field, rays):
+        rays, depths, *uniform = rays
+        if uniform:
+            return march_field_twice(
+                field, decoder, rays=rays, depths=depths, uniform=uniform[0], **march
+            )
+        return march_field(field, decoder, rays=rays, depths=depths, **march)
+
+    rays = (Rays(origins, directions), depths) + (() if uniform is None else (uniform,))
+    seen = devices.split(marched, _decoder(decoder, options), heads=field, rays=rays)
+    return volume.composite(seen, background=1.0), seen.reach / seen.depths.shape[-1]
 
 
 def head_range(
@@ -236,27 +291,16 @@ def render_rays(
         heads, origins, directions, box=sampling.box, radii=options.radii
     )
     depths = volume.stratified(near, far, samples=sampling.samples, jitter=jitter)
-
-    def queried(at):
-        points = origins[..., None, :] + at[..., None] * directions[..., None, :]
-        return query(decoder, heads, points=points, options=options)
-
-    def marched(field, at):
-        return volume.march(
-            field.color, field.sigma, depths=at, rule=sampling.rule, background=1.0
-        )
-
-    first = queried(depths)
-    composite = marched(first, depths)
-    if not sampling.importance:
-        return composite
-    weights = composite.weights[..., : sampling.samples - 1]
-    extra = volume.resample(depths, weights, samples=sampling.importance)
-    depths = jnp.concatenate([depths, extra], axis=-1)
-    order = jnp.argsort(depths, axis=-1)
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=2), first, queried(extra))
-    merged = jax.tree.map(
-        lambda a: jnp.take_along_axis(a, order.reshape(order.shape + (1,) * (a.ndim - 3)), axis=2),
-        both,
-    )
-    return marched(merged, jnp.take_along_axis(depths, order, axis=-1))
+    uniform = None
+    if sampling.importance:
+        uniform = importance.even(depths.shape[:-1], sampling.importance)
+    return march_rays(
+        decoder,
+        heads,
+        origins=origins,
+        directions=directions,
+        depths=depths,
+        options=options,
+        rule=sampling.rule,
+        uniform=uniform,
+    )[0]

@@ -6,12 +6,12 @@ Invariants: sample distances are sorted; compositing weights are ≥ 0 and sum t
 
 from __future__ import annotations
 
-from typing import Literal
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from pallas_kernels.ray_march import Marched, MarchOptions, importance, ray_march
 
 
 @flax.struct.dataclass
@@ -22,13 +22,11 @@ class Composite:
       features: Σ w·features, plus the background.
       depth: Σ w·t / Σ w, the distance along the ray; 0 where nothing was hit.
       alpha: Σ w, the silhouette.
-      weights: w of each interval ('midpoint': s − 1 of them) or sample ('left').
     """
 
     features: Float[Array, "*b c"]
     depth: Float[Array, "*b"]
     alpha: Float[Array, "*b"]
-    weights: Float[Array, "*b n"]
 
 
 def stratified(
@@ -50,46 +48,43 @@ def stratified(
     return near[..., None] + (far - near)[..., None] * steps
 
 
-def interval_weights(sigma: Float[Array, "*b n"], delta: Float[Array, "*b n"]):
-    """w_i = T_i (1 − exp(−σ_i δ_i)), T_i = exp(−Σ_{j<i} σ_j δ_j)."""
-    optical = sigma * delta
-    before = jnp.cumsum(optical, axis=-1) - optical
-    return -jnp.expm1(-optical) * jnp.exp(-before)
-
-
 def march(
     features: Float[Array, "*b s c"],
     sigma: Float[Array, "*b s"],
     *,
     depths: Float[Array, "*b s"],
-    rule: Literal["midpoint", "left"] = "midpoint",
+    options: MarchOptions | None = None,
     background: float | None = None,
 ) -> Composite:
     """Composites samples front to back.
 
-    'midpoint' is the rule of EG3D's MipRayMarcher2 (density, colour and distance of an interval
-    are the mean of its two ends; S − 1 intervals; EG3D takes the mean before the density's
-    activation, here `sigma` is what is given), 'left' gives each sample the interval to the
-    next one (the last sample gets the mean interval). `background` is added as (1 − Σw)·value.
+    Args:
+      features: colours or features of the samples.
+      sigma: densities per world unit.
+      depths: ascending distances along the rays.
+      options: the rule, see `MarchOptions`; EG3D's midpoint rule by default, of densities as given
+        (EG3D itself activates an interval's mean: `density='softplus'`).
+      background: added as (1 − Σw)·value.
+
+    Raises:
+      ValueError: fewer than two samples a ray.
     """
-    if depths.shape[-1] < 2:
-        raise ValueError(f"march needs at least 2 samples a ray, got {depths.shape[-1]}")
-    delta = depths[..., 1:] - depths[..., :-1]
-    if rule == "midpoint":
-        sigma = 0.5 * (sigma[..., 1:] + sigma[..., :-1])
-        features = 0.5 * (features[..., 1:, :] + features[..., :-1, :])
-        depths = 0.5 * (depths[..., 1:] + depths[..., :-1])
-    elif rule == "left":
-        delta = jnp.concatenate([delta, jnp.mean(delta, -1, keepdims=True)], axis=-1)
-    else:
-        raise ValueError(f"unknown rule {rule!r}: expected 'midpoint' or 'left'")
-    weights = interval_weights(sigma, delta)
-    alpha = jnp.sum(weights, axis=-1)
-    color = jnp.sum(weights[..., None] * features, axis=-2)
-    depth = jnp.sum(weights * depths, axis=-1) / jnp.maximum(alpha, 1e-6)
+    shape, samples = depths.shape[:-1], depths.shape[-1]
+    rows = [a.reshape(1, -1, *a.shape[len(shape) :]) for a in (features, sigma, depths)]
+    if samples == 0 or rows[2].size == 0:
+        raise ValueError(f"march needs rays with samples, got depths of shape {depths.shape}")
+    marched = ray_march(rows[0], rows[1], depths=rows[2], options=options or MarchOptions())
+    marched = jax.tree.map(lambda a: a.reshape(*shape, *a.shape[2:]), marched)
+    return composite(marched, background=background)
+
+
+def composite(marched: Marched, *, background: float | None = None) -> Composite:
+    """The picture of what rays saw: the background behind it, and its mean distance."""
+    features, alpha = marched.features, marched.alpha
     if background is not None:
-        color = color + (1.0 - alpha)[..., None] * background
-    return Composite(features=color, depth=depth, alpha=alpha, weights=weights)
+        features = features + (1.0 - alpha)[..., None] * background
+    depth = marched.distance / jnp.maximum(alpha, 1e-6)
+    return Composite(features=features, depth=depth, alpha=alpha)
 
 
 def resample(
@@ -107,18 +102,6 @@ def resample(
       samples: how many to draw.
       uniform: numbers in [0, 1), ascending for sorted results; None takes evenly spaced ones.
     """
-    density = jax.lax.stop_gradient(weights) + 1e-3
-    cumulative = jnp.cumsum(density, axis=-1)
-    cumulative = jnp.concatenate([jnp.zeros_like(cumulative[..., :1]), cumulative], axis=-1)
-    cumulative = cumulative / cumulative[..., -1:]
     if uniform is None:
-        middle = (jnp.arange(samples, dtype=jnp.float32) + 0.5) / samples
-        uniform = jnp.broadcast_to(middle, (*depths.shape[:-1], samples))
-    above = uniform[..., :, None] >= cumulative[..., None, 1:]
-    index = jnp.minimum(jnp.sum(above, axis=-1), weights.shape[-1] - 1)
-    low = jnp.take_along_axis(cumulative, index, axis=-1)
-    high = jnp.take_along_axis(cumulative, index + 1, axis=-1)
-    start = jnp.take_along_axis(depths, index, axis=-1)
-    end = jnp.take_along_axis(depths, index + 1, axis=-1)
-    fraction = (uniform - low) / jnp.maximum(high - low, 1e-8)
-    return start + (end - start) * jnp.clip(fraction, 0.0, 1.0)
+        uniform = importance.even(depths.shape[:-1], samples)
+    return importance.resample(depths, weights, uniform=uniform)

@@ -79,7 +79,8 @@ def fit(
     """
     mesh = sharding.data_mesh() if mesh is None else mesh
     run = _Run(task, logger, log_every)
-    with Checkpoints(folder, keep=keep) as saves, stopping_between_steps() as stop:
+    saving = Checkpoints(folder, keep=keep)
+    with saving as saves, stopping_between_steps() as stop, jax.set_mesh(mesh):
         iterator = iter(task.batches())
         state = _start(task, saves=saves, iterator=iterator, seed=seed, mesh=mesh)
         first = step = int(state.step)

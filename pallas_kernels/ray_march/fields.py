@@ -8,7 +8,7 @@ finds the same values again (the neighbours' indices, [k, t]), never features.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,13 @@ from jaxtyping import Array, Float
 
 from pallas_kernels.knn_blend import reference as knn
 from pallas_kernels.knn_blend.types import BlendOptions, GaussianTable
+from pallas_kernels.ray_march.types import Leaf
 
 # Points of a chunk of the Gaussian look-up, about, see `knn_blend.reference`.
 _CHUNK = 1024
 
 
+@runtime_checkable
 class Field(Protocol):
     """One head's field, as `reference.py` uses it; `points` are [t, 3]."""
 
@@ -46,13 +48,13 @@ class GaussianField:
     """UV Gaussians with local tri-planes, as tables; see `gaussian_field`.
 
     Attributes:
-      frames: centres and whitening matrices, `knn_blend.reference.frames`.
-      texels: payload, `knn_blend.reference.texel_table`.
+      frames: [b, 12, g], centres and whitening matrices, `knn_blend.reference.frames`.
+      texels: [b, n, m], the payload, `knn_blend.reference.texel_table`.
       options: how neighbours are chosen and blended.
     """
 
-    frames: Float[Array, "*b 12 g"]
-    texels: Float[Array, "*b n m"]
+    frames: Leaf
+    texels: Leaf
     options: BlendOptions = dataclasses.field(metadata={"static": True})
 
     def _chunks(self, count: int) -> tuple[int, int]:

@@ -66,17 +66,23 @@ def density_of(out: Array, reach: Array, points: tuple | None, options: DecoderO
 
 def decode(
     decoder: Decoder,
-    features: Float[Array, "t c"],
+    features: Float[Array, "*t c"],
     *,
-    reach: Float[Array, "t"],
-    points: Float[Array, "t 3"],
+    reach: Float[Array, "*t"],
+    points: Float[Array, "*t 3"],
     options: DecoderOptions,
-) -> tuple[Float[Array, "t"], Float[Array, "t o"]]:
-    """Density and colour (or features) of samples."""
+) -> tuple[Float[Array, "*t"], Float[Array, "*t o"]]:
+    """Density and colour (or features) of samples: softplus MLP, then as `options` say.
+
+    Args:
+      decoder: the MLP.
+      features, reach: the field's features and RBF values at the points.
+      points: world units; only a crop asks for them.
+    """
     hidden = jnp.matmul(features, decoder.w0, precision="highest") + decoder.b0
     out = jnp.matmul(jax.nn.softplus(hidden), decoder.w1, precision="highest") + decoder.b1
-    sigma = density_of(out[:, 0], reach, (points[:, 0], points[:, 2]), options)
-    return sigma, color_of(out[:, 1:], options)
+    sigma = density_of(out[..., 0], reach, (points[..., 0], points[..., 2]), options)
+    return sigma, color_of(out[..., 1:], options)
 
 
 def _composited(decoder, features, reach, depths, *, points, plan: Plan):
@@ -174,11 +180,13 @@ class _Tiling:
     tiles: int
     size: int
 
-    def cut(self, array: Float[Array, "r *n"]) -> Float[Array, "x q *n"]:
+    def cut(self, array: Array) -> Array:
+        """[r, …] → [x, q, …], padded with zeros."""
         padding = [(0, self.tiles * self.size - self.rays)] + [(0, 0)] * (array.ndim - 1)
         return jnp.pad(array, padding).reshape(self.tiles, self.size, *array.shape[1:])
 
-    def join(self, array: Float[Array, "x q *n"]) -> Float[Array, "r *n"]:
+    def join(self, array: Array) -> Array:
+        """[x, q, …] → [r, …]."""
         return array.reshape(-1, *array.shape[2:])[: self.rays]
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 from jaxtyping import Array, Float
 
 from pallas_kernels.dispatch import Implementation, check_implementation
 
+# An array of a tree that transformations take apart and put together again, for a moment with
+# placeholders in its places; its shape stands in the docstring.
+Leaf = Any
 Rule = Literal["midpoint", "left"]
 Density = Literal["given", "softplus"]
 Color = Literal["sigmoid", "none", "leaky_relu"]
@@ -76,12 +79,17 @@ class DecoderOptions:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """The rendering MLP c → h → 1 + o: density first, then features. One for all heads."""
+    """The rendering MLP c → h → 1 + o: density first, then features. One for all heads.
 
-    w0: Float[Array, "c h"]
-    b0: Float[Array, "h"]
-    w1: Float[Array, "h o"]
-    b1: Float[Array, "o"]
+    Attributes:
+      w0, b0: [c, h] and [h].
+      w1, b1: [h, 1 + o] and [1 + o].
+    """
+
+    w0: Leaf
+    b0: Leaf
+    w1: Leaf
+    b1: Leaf
 
 
 @jax.tree_util.register_dataclass
@@ -90,14 +98,14 @@ class Marched:
     """What rays saw.
 
     Attributes:
-      features: Σ w·features.
-      distance: Σ w·t, t being the distance along the ray; divided by alpha it is the mean depth.
-      alpha: Σ w, the silhouette.
+      features: [b, r, c], Σ w·features.
+      distance: [b, r], Σ w·t, t being the distance along the ray; over alpha the mean depth.
+      alpha: [b, r], Σ w, the silhouette.
     """
 
-    features: Float[Array, "*b r c"]
-    distance: Float[Array, "*b r"]
-    alpha: Float[Array, "*b r"]
+    features: Leaf
+    distance: Leaf
+    alpha: Leaf
 
 
 @jax.tree_util.register_dataclass
@@ -106,23 +114,23 @@ class FieldMarched(Marched):
     """`Marched` of a field, with what its samples were.
 
     Attributes:
-      reach: Σ over samples of the field's RBF values (a Gaussian field's Σ_k g_k, else 0).
-      depths: the samples' distances, ascending; without gradient.
-      sigma: their densities, before the activation of `MarchOptions`; without gradient.
+      reach: [b, r], Σ over samples of the field's RBF values (a Gaussian field's Σ_k g_k, else 0).
+      depths: [b, r, s], the samples' distances, ascending; without gradient.
+      sigma: [b, r, s], their densities, before the activation of `MarchOptions`; without gradient.
     """
 
-    reach: Float[Array, "*b r"]
-    depths: Float[Array, "*b r s"]
-    sigma: Float[Array, "*b r s"]
+    reach: Leaf
+    depths: Leaf
+    sigma: Leaf
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rays:
-    """Rays of several heads: origins, directions (unit length where depths are distances)."""
+    """Rays [b, r, 3] of several heads; directions of length one where depths are distances."""
 
-    origins: Float[Array, "b r 3"]
-    directions: Float[Array, "b r 3"]
+    origins: Leaf
+    directions: Leaf
 
 
 def points_of(rays: Rays, depths: Float[Array, "*b r s"]) -> Float[Array, "*b r s 3"]:

@@ -48,17 +48,6 @@ def test_the_rendering_mlp_is_eight_by_thirty_two_by_four():
     assert sum(leaf.size for leaf in jax.tree.leaves(decoder)) == 420
 
 
-def test_decoding_is_the_formula_of_eg3ds_decoder():
-    decoder = field.init_decoder(jax.random.key(1))
-    features = np.random.default_rng(0).standard_normal((7, 8))
-    w = {name: np.asarray(value, np.float64) for name, value in decoder.items()}
-    hidden = np.log1p(np.exp(features @ w["w0"] + w["b0"]))
-    out = hidden @ w["w1"] + w["b1"]
-    color, sigma = jax.jit(field.decode)(decoder, jnp.asarray(features, jnp.float32))
-    np.testing.assert_allclose(color, 1.002 / (1 + np.exp(-out[:, :3])) - 0.001, rtol=1e-4)
-    np.testing.assert_allclose(sigma, np.log1p(np.exp(out[:, 3] - 1)), rtol=1e-4)
-
-
 def test_density_is_the_decoded_one_times_the_gate_of_the_influence():
     decoder, heads, points = scene()
     gated = query()(decoder, heads, points)
@@ -153,9 +142,14 @@ def test_rendering_is_querying_and_marching():
     origins, directions = shoot()
     near, far = field.head_range(heads, origins, directions, box=0.36)
     depths = field.volume.stratified(near, far, samples=12)
-    composite, samples = jax.jit(lambda decoder, heads: field.march_rays(
+    composite, reach = jax.jit(lambda decoder, heads: field.march_rays(
         decoder, heads, origins=origins, directions=directions, depths=depths, options=OPTIONS,
     ))(decoder, heads)  # fmt: skip
     whole = renderer()(decoder, heads, origins, directions)
     np.testing.assert_allclose(composite.features, whole.features, rtol=1e-4, atol=1e-5)
-    assert samples.sigma.shape == depths.shape
+    points = origins[:, :, None] + depths[..., None] * directions[:, :, None]
+    samples = query()(decoder, heads, points)
+    marched = field.volume.march(samples.color, samples.sigma, depths=depths, background=1.0)
+    np.testing.assert_allclose(composite.features, marched.features, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(composite.depth, marched.depth, rtol=1e-4)
+    np.testing.assert_allclose(reach, samples.rbf.mean(-1), rtol=1e-4, atol=1e-6)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from headjax.render import volume
+from pallas_kernels.ray_march import MarchOptions
+from pallas_kernels.ray_march.reference import interval_weights
 
 
 def rays(seed=0, *, count=5, samples=9):
@@ -41,9 +43,11 @@ def test_marching_is_eg3ds_rule_interval_by_interval():
 @pytest.mark.parametrize("rule", ["midpoint", "left"])
 def test_weights_are_not_negative_and_sum_to_the_silhouette_of_the_optical_depth(rule):
     color, sigma, depths = rays()
-    composite = volume.march(color, sigma, depths=depths, rule=rule)
-    assert np.all(np.asarray(composite.weights) >= 0)
-    np.testing.assert_allclose(composite.weights.sum(-1), composite.alpha, rtol=1e-5)
+    options = MarchOptions(rule=rule)
+    composite = volume.march(color, sigma, depths=depths, options=options)
+    weights = interval_weights(sigma, depths, options=options)
+    assert np.all(np.asarray(weights) >= 0)
+    np.testing.assert_allclose(weights.sum(-1), composite.alpha, rtol=1e-5)
     assert np.all(np.asarray(composite.alpha) <= 1 + 1e-6)
     delta = np.diff(depths)
     if rule == "left":

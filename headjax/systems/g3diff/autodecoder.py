@@ -174,12 +174,12 @@ def regularisers(
 
 
 def ray_terms(key: Array, mlp, heads, batch: rays.RayBatch, *, config):
-    """Renders the rays and compares: equations 1–3 and 8. Returns terms and Σ of RBF values."""
+    """Renders the rays and compares: equations 1–3 and 8. Returns terms and mean Σ of RBF values."""
     train = config.autodecoder
     depths = rays.draw_depths(
         key, batch, sampling=train.sampling, box=config.render.evaluation.box
     )
-    composite, samples = field.march_rays(
+    composite, rbf = field.march_rays(
         mlp,
         heads,
         origins=batch.origins,
@@ -196,7 +196,7 @@ def ray_terms(key: Array, mlp, heads, batch: rays.RayBatch, *, config):
     }
     if train.perceptual == "multiscale_l1":
         terms["multiscale_l1"] = losses.multiscale_l1(color, target, side=train.patch_side)
-    return terms, samples.rbf
+    return terms, rbf
 
 
 def surface_terms(key: Array, mlp, heads, batch: rays.RayBatch, *, config):
