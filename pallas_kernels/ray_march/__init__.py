@@ -2,7 +2,9 @@
 
 from pallas_kernels.ray_march.fields import Field as Field
 from pallas_kernels.ray_march.fields import GaussianField as GaussianField
+from pallas_kernels.ray_march.fields import TriplaneField as TriplaneField
 from pallas_kernels.ray_march.fields import gaussian_field as gaussian_field
+from pallas_kernels.ray_march.fields import triplane_field as triplane_field
 from pallas_kernels.ray_march.fused import march_field as march_field
 from pallas_kernels.ray_march.fused import march_field_twice as march_field_twice
 from pallas_kernels.ray_march.fused_reference import decode as decode

@@ -17,6 +17,8 @@ from jaxtyping import Array, Float
 from pallas_kernels.knn_blend import reference as knn
 from pallas_kernels.knn_blend.types import BlendOptions, GaussianTable
 from pallas_kernels.ray_march.types import Leaf
+from pallas_kernels.triplane_sample import reference as triplane
+from pallas_kernels.triplane_sample.types import LookupOptions, check
 
 # Points of a chunk of the Gaussian look-up, about, see `knn_blend.reference`.
 _CHUNK = 1024
@@ -106,6 +108,51 @@ class GaussianField:
     def gradient(self, gradient):
         dframes = knn.frame_gradient(gradient[1], self.frames)
         return dataclasses.replace(self, frames=dframes, texels=gradient[0])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TriplaneField:
+    """Tri-planes or tri-grids, looked up as `triplane_sample` does.
+
+    Attributes:
+      planes: [b, n, (d,) h, w, c].
+      options: which coordinates index which plane, and the box that they cover.
+    """
+
+    planes: Leaf
+    options: LookupOptions = dataclasses.field(metadata={"static": True})
+
+    def choose(self, points):
+        return jnp.zeros((0, points.shape[0]), jnp.int32)
+
+    def lookup(self, points, saved):
+        features = triplane.sample_tile(self.planes[None], points.T, options=self.options)
+        return features, jnp.zeros_like(points[:, 0])
+
+    def zeros(self):
+        return jnp.zeros_like(self.planes[None])
+
+    def pull(self, gradient, points, saved, cotangents):
+        gradient, dpoints = triplane.pull_tile(
+            gradient, self.planes[None], points.T, cotangents[0], options=self.options
+        )
+        return gradient, dpoints.T
+
+    def gradient(self, gradient):
+        return dataclasses.replace(self, planes=gradient[0])
+
+
+def triplane_field(planes: Float[Array, "b n *s c"], *, options: LookupOptions) -> TriplaneField:
+    """The field of heads given as tri-planes or tri-grids.
+
+    Raises:
+      ValueError: planes that do not fit the options, or options that keep the planes apart.
+    """
+    check(jnp.zeros((planes.shape[0], 1, 3)), planes, options)
+    if options.reduce == "none":
+        raise ValueError("a field has one feature vector a point: reduce must be 'mean' or 'sum'")
+    return TriplaneField(planes=planes.astype(jnp.float32), options=options)
 
 
 def gaussian_field(

@@ -104,7 +104,7 @@ def _forward_tile(field: Field, decoder: Decoder, rays: Rays, depths: Array, *, 
     saved = field.choose(points)
     features, reach = field.lookup(points, saved)
     seen, sigma = _composited(decoder, features, reach, depths, points=points, plan=plan)
-    return seen, sigma, saved.reshape(-1, *depths.shape)
+    return seen, sigma, saved.reshape(saved.shape[0], *depths.shape)
 
 
 def _forward_tile_twice(
@@ -122,7 +122,7 @@ def _forward_tile_twice(
         sigma, color = decode(
             decoder, features, reach=reach, points=points, options=plan.decoder
         )
-        saved = saved.reshape(-1, *depths.shape)
+        saved = saved.reshape(saved.shape[0], *depths.shape)
         sigma, reach = sigma.reshape(depths.shape), reach.reshape(depths.shape)
         return color.reshape(*depths.shape, -1), sigma, reach, saved
 
@@ -154,7 +154,7 @@ def _forward_tile_twice(
 def _backward_tile(carry, field, decoder, rays, depths, saved, cotangents, *, plan: Plan):
     """Adds a tile to the gradients of field and decoder; returns those of rays and depths."""
     dfield, ddecoder = carry
-    points, saved = _tile_points(rays, depths), saved.reshape(saved.shape[0], -1)
+    points, saved = _tile_points(rays, depths), saved.reshape(saved.shape[0], depths.size)
     features, reach = field.lookup(points, saved)
 
     def composited(decoder, features, reach, depths):
@@ -187,7 +187,7 @@ class _Tiling:
 
     def join(self, array: Array) -> Array:
         """[x, q, …] → [r, …]."""
-        return array.reshape(-1, *array.shape[2:])[: self.rays]
+        return array.reshape(self.tiles * self.size, *array.shape[2:])[: self.rays]
 
 
 def _tiling(depths: Array, options: MarchOptions) -> _Tiling:
