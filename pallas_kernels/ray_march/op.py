@@ -9,16 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels import dispatch
-from pallas_kernels.ray_march import reference
+from pallas_kernels.ray_march import reference, tpu
 from pallas_kernels.ray_march.types import Marched, MarchOptions
 
-
-def _kernels(kind: str, options: MarchOptions) -> dict:
-    return {}
-
-
-def _reasons(features: Array) -> dict:
-    return {}
+_KERNELS = {"tpu": tpu}
 
 
 def _run(kind: str, arguments: tuple, options: MarchOptions):
@@ -28,8 +22,14 @@ def _run(kind: str, arguments: tuple, options: MarchOptions):
         arguments,
         implementation=options.implementation,
         reference=functools.partial(getattr(reference, kind), options=options),
-        kernels=_kernels(kind, options),
-        reasons=_reasons(arguments[0]),
+        kernels={
+            platform: functools.partial(getattr(module, kind), options=options)
+            for platform, module in _KERNELS.items()
+        },
+        reasons={
+            platform: module.why_not(arguments[0], options)
+            for platform, module in _KERNELS.items()
+        },
     )
 
 
