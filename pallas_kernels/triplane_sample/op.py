@@ -9,36 +9,35 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels import dispatch
-from pallas_kernels.triplane_sample import reference
+from pallas_kernels.triplane_sample import reference, tpu
 from pallas_kernels.triplane_sample.types import LookupOptions, check
 
-# By platform: (forward, backward, why_not). Forward and backward have the reference's signatures
-# and `interpret`; `why_not(points, planes, options=)` tells what speaks against them.
-_KERNELS: dict = {}
+# By platform, modules with `forward`, `backward` (the reference's signatures, and `interpret`) and
+# `why_not(points, planes, options=, gradient=)`.
+_KERNELS = {"tpu": tpu}
 
 
-def _run(name: str, position: int, arguments: tuple, options: LookupOptions):
-    kernels = {
-        platform: functools.partial(forms[position], options=options)
-        for platform, forms in _KERNELS.items()
-    }
+def _run(form: str, arguments: tuple, options: LookupOptions):
     reasons = {
-        platform: forms[2](*arguments[:2], options=options) for platform, forms in _KERNELS.items()
+        platform: kernel.why_not(*arguments[:2], options=options, gradient=form == "backward")
+        for platform, kernel in _KERNELS.items()
     }
-    form = (reference.forward, reference.backward)[position]
     return dispatch.run(
-        name,
+        f"triplane_sample {form}",
         arguments,
         implementation=options.implementation,
-        reference=functools.partial(form, options=options),
-        kernels=kernels,
+        reference=functools.partial(getattr(reference, form), options=options),
+        kernels={
+            platform: functools.partial(getattr(kernel, form), options=options)
+            for platform, kernel in _KERNELS.items()
+        },
         reasons=reasons,
     )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _sample(points: Array, planes: Array, options: LookupOptions):
-    return _run("triplane_sample", 0, (points, planes), options)
+    return _run("forward", (points, planes), options)
 
 
 def _sample_forward(points, planes, options):
@@ -46,7 +45,7 @@ def _sample_forward(points, planes, options):
 
 
 def _sample_backward(options, residuals, dfeatures):
-    return _run("triplane_sample backward", 1, (*residuals, dfeatures), options)
+    return _run("backward", (*residuals, dfeatures), options)
 
 
 _sample.defvjp(_sample_forward, _sample_backward)
