@@ -211,13 +211,15 @@ def _walk(tile_function, field: Field, decoder: Decoder, arrays: tuple, *, plan:
             jax.tree.map(tiling.cut, arrays),
         )
         seen, sigma, *more = jax.tree.map(tiling.join, (seen, sigma, *more))
-        return seen, sigma, jnp.moveaxis(tiling.join(saved.swapaxes(1, 2)), 1, 0), *more
+        # [x k q s] → [k s r]: the order of kernels, which have rays along their lanes.
+        saved = jnp.moveaxis(tiling.join(saved.swapaxes(1, 2)), 0, -1)
+        return seen, sigma, saved, *more
 
     return jax.lax.map(one_head, (field, arrays))
 
 
 def forward(field: Field, decoder: Decoder, rays: Rays, depths: Array, *, plan: Plan):
-    """((Σ w·colour [b r o], Σ w·t, Σ w, Σ_s reach [b r]), densities [b r s], saved [b k r s])."""
+    """((Σ w·colour [b r o], Σ w·t, Σ w, Σ_s reach [b r]), densities [b r s], saved [b k s r])."""
     return _walk(_forward_tile, field, decoder, (rays, depths), plan=plan)
 
 
@@ -232,7 +234,7 @@ def backward(field, decoder, rays, depths, saved, cotangents, *, plan: Plan):
     def one_head(ddecoder, head):
         field, rays, depths, saved, cotangents = head
         tiling = _tiling(depths, plan.march)
-        saved = tiling.cut(jnp.moveaxis(saved, 0, 1)).swapaxes(1, 2)
+        saved = tiling.cut(jnp.moveaxis(saved, -1, 0)).swapaxes(1, 2)
         tiles = (*jax.tree.map(tiling.cut, (rays, depths)), saved)
 
         def step(carry, xs):
