@@ -23,8 +23,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
+from pallas_kernels.knn_blend import cells as grid
+from pallas_kernels.knn_blend.cells import Cells
 from pallas_kernels.knn_blend.select import rows, select
 from pallas_kernels.knn_blend.types import EPSILON, PLANE_AXES, BlendOptions, GaussianTable
 
@@ -144,8 +146,12 @@ def _channels(texels: Array, options: BlendOptions) -> int:
     return texels.shape[1] // max(options.patch, 2)
 
 
-def select_tile(points, table, *, options: BlendOptions) -> Int[Array, "s k t"]:
-    """The neighbours of one tile of points [s 3 t]."""
+def select_tile(
+    points, table, *, options: BlendOptions, cells: Cells | None = None
+) -> Int[Array, "s k t"]:
+    """The neighbours of one tile of points [s 3 t], through a grid's lists where there is one."""
+    if cells is not None:
+        return grid.select_tile(points, table, cells, neighbors=options.neighbors)
     return jax.lax.map(
         lambda x: select(x, table, neighbors=options.neighbors, metric=options.metric), points
     )
@@ -168,9 +174,9 @@ def blend_tile(points, ids, table, texels, *, options: BlendOptions):
     return jax.lax.map(contract, (g, weights, indices))
 
 
-def forward_tile(points, table, texels, *, options: BlendOptions):
+def forward_tile(points, table, texels, *, options: BlendOptions, cells: Cells | None = None):
     """(features [s t c], Σ g [s t], ids [s k t]) of one tile of points [s 3 t]."""
-    ids = select_tile(points, table, options=options)
+    ids = select_tile(points, table, options=options, cells=cells)
     return *blend_tile(points, ids, table, texels, options=options), ids
 
 
@@ -252,7 +258,7 @@ def frame_gradient(
     return jnp.concatenate([dcenters, sums[..., :3].reshape(gaussians, 9).T])
 
 
-def _tiled(array: Float[Array, "r m"], *, options: BlendOptions) -> Float[Array, "n s t m"]:
+def _tiled(array: Shaped[Array, "r m"], *, options: BlendOptions) -> Shaped[Array, "n s t m"]:
     """Rows cut into tiles of chunks, all alike and nearly full, padded with zeros."""
     count = max(array.shape[0], 1)
     tiles = -(-count // options.tile)
@@ -270,12 +276,29 @@ def forward(
     *,
     options: BlendOptions,
 ) -> tuple[Float[Array, "r c"], Float[Array, "r"], Int[Array, "x s k t"]]:
-    """Features and Σ g of one head; the neighbours stay in tiles, as `backward` wants them."""
+    """Features and Σ g of one head; the neighbours stay in tiles, as `backward` wants them.
+
+    Many Gaussians are sorted into a grid first, on CPUs: elsewhere its short loops would not pay.
+    """
     count = points.shape[0]
     tiles = _tiled(points, options=options).swapaxes(-1, -2)
-    features, total, ids = jax.lax.map(
-        lambda x: forward_tile(x, table, texels, options=options), tiles
-    )
+
+    def compared(points, tiles, table, texels):
+        return jax.lax.map(lambda x: forward_tile(x, table, texels, options=options), tiles)
+
+    def listed(points, tiles, table, texels):
+        box, side = grid.box_of(points, table), grid.side_for(count)
+        cells = grid.build(table, box, neighbors=options.neighbors, side=side)
+        return jax.lax.map(
+            lambda x: forward_tile(x, table, texels, options=options, cells=cells), tiles
+        )
+
+    forms = {"default": compared}
+    if grid.pays(
+        points=count, gaussians=table.shape[1], neighbors=options.neighbors, metric=options.metric
+    ):
+        forms["cpu"] = listed
+    features, total, ids = jax.lax.platform_dependent(points, tiles, table, texels, **forms)
     features = features.reshape(-1, features.shape[-1])[:count]
     return features, total.reshape(-1)[:count], ids
 
@@ -283,6 +306,11 @@ def forward(
 def untile(ids: Int[Array, "x s k t"], *, count: int) -> Int[Array, "r k"]:
     """The neighbours of `forward` as rows."""
     return ids.swapaxes(-1, -2).reshape(-1, ids.shape[-2])[:count]
+
+
+def tiled_ids(ids: Int[Array, "r k"], *, options: BlendOptions) -> Int[Array, "x s k t"]:
+    """Rows of neighbours in tiles, as `backward` wants them; padding is neighbour 0."""
+    return _tiled(ids, options=options).swapaxes(-1, -2)
 
 
 def backward(
@@ -295,7 +323,7 @@ def backward(
     options: BlendOptions,
 ) -> tuple[Float[Array, "r 3"], Float[Array, "12 g"], Float[Array, "n m"]]:
     """Gradients of points, frames and texels of one head, from those of features and Σ g."""
-    count, gaussians = points.shape[0], table.shape[1]
+    count = points.shape[0]
     tiles = _tiled(points, options=options).swapaxes(-1, -2)
     dfeatures = _tiled(cotangents[0], options=options)
     dtotal = _tiled(cotangents[1][:, None], options=options)[..., 0]
@@ -304,7 +332,7 @@ def backward(
         x, ids, *cotangents = xs
         return backward_tile(carry, x, ids, cotangents, table, texels, options=options)
 
-    start = (jnp.zeros_like(texels), jnp.zeros((gaussians, 12)))
+    start = (jnp.zeros_like(texels), jnp.zeros_like(table.T))
     (dtexels, sums), dx = jax.lax.scan(step, start, (tiles, ids, dfeatures, dtotal))
     dx = dx.swapaxes(-1, -2).reshape(-1, 3)[:count]
     return dx, frame_gradient(sums, table), dtexels

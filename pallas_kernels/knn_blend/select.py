@@ -40,7 +40,7 @@ def rows(table: Array, ids: Array) -> Array:
     return table.at[ids].get(mode="promise_in_bounds")
 
 
-def _insert(rank: tuple, key: Array, index: Array) -> tuple:
+def insert(rank: tuple, key: Array, index: Array) -> tuple:
     """Puts one candidate per point into its sorted list; an equal key stays behind."""
     keys, ids = rank
     nearer = [key < old for old in keys]
@@ -55,10 +55,11 @@ def _insert(rank: tuple, key: Array, index: Array) -> tuple:
     return shifted(keys, key), shifted(ids, index)
 
 
-def _start(count: int, tile: int) -> tuple:
+def start(count: int, key: Array) -> tuple:
+    """Nothing found yet; like one row of keys, which may vary over devices (`shard_map`)."""
     return (
-        tuple(jnp.full((tile,), jnp.inf) for _ in range(count)),
-        tuple(jnp.full((tile,), q, jnp.int32) for q in range(count)),
+        tuple(jnp.full_like(key, jnp.inf) for _ in range(count)),
+        tuple(jnp.full_like(key, q, jnp.int32) for q in range(count)),
     )
 
 
@@ -76,10 +77,10 @@ def _smallest(
         block, name = xs
         for j in range(_STEP):
             own = jnp.full((tile,), 0, jnp.int32) + (name + j) if ids is None else name[j]
-            rank = _insert(rank, block[j], own)
+            rank = insert(rank, block[j], own)
         return rank, None
 
-    (_, chosen), _ = jax.lax.scan(step, _start(count, tile), (blocks, names))
+    (_, chosen), _ = jax.lax.scan(step, start(count, keys[0]), (blocks, names))
     return jnp.stack(chosen)
 
 
@@ -93,7 +94,7 @@ def _ascending(ids: Int[Array, "k t"]) -> Int[Array, "k t"]:
     return jnp.stack(lanes)
 
 
-def _within(
+def within(
     groups: Int[Array, "k t"], members: Callable[[Array], Array], *, size: int, count: int
 ) -> Int[Array, "k t"]:
     """The `count` smallest members of the chosen groups; `members` gives the keys of rows.
@@ -108,10 +109,10 @@ def _within(
         return _smallest(
             jnp.stack(keys, axis=1).reshape(-1, tile), ids.reshape(-1, tile), count=count
         )
-    rank = _start(count, groups.shape[1])
+    rank = start(count, keys[0][0])
     for q, first in enumerate(firsts):
         for j in range(size):
-            rank = _insert(rank, keys[j][q], first + j)
+            rank = insert(rank, keys[j][q], first + j)
     return jnp.stack(rank[1])
 
 
@@ -139,7 +140,7 @@ def _nearest_rows(keys: Float[Array, "n t"], *, count: int) -> Int[Array, "k t"]
         keys.reshape(2, -1, size, tile),
     )
     flat, column = keys.reshape(-1), jnp.arange(tile, dtype=jnp.int32)
-    return _within(
+    return within(
         _nearest_rows(minima.reshape(-1, tile), count=count),
         lambda ids: rows(flat, ids * tile + column),
         size=size,
@@ -182,7 +183,7 @@ def select(
         parts.reshape(len(parts), 2, -1, size).swapaxes(0, 1),
     )
     groups = _nearest_rows(minima.reshape(-1, tile), count=neighbors)
-    ids = _within(
+    ids = within(
         groups, lambda ids: key([rows(c, ids) for c in parts]), size=size, count=neighbors
     )
     return jnp.minimum(ids, count - 1)

@@ -8,6 +8,8 @@ from typing import Literal
 import jax
 from jaxtyping import Array, Bool, Float
 
+from pallas_kernels.dispatch import Implementation, check_implementation
+
 # Coordinates of the planes xy, xz, yz in the local frame: (column, row) of the texel grid.
 PLANE_AXES = ((0, 1), (0, 2), (1, 2))
 # Guards the normalisation where no Gaussian reaches.
@@ -26,7 +28,8 @@ class BlendOptions:
       blend: RBF weights 'normalized' to one (w = g / (Σ g + 1e-7)) or 'raw'.
       extent: κ; the patch spans ± κ standard deviations, the border is clamped.
       min_std: floor of the standard deviation, world units.
-      tile: points handled at a time, about.
+      tile: points that the reference handles at a time, about.
+      implementation: which form runs (`pallas_kernels.dispatch`); 'auto' goes by the platform.
     """
 
     patch: int = 8
@@ -37,8 +40,10 @@ class BlendOptions:
     extent: float = 2.0
     min_std: float = 1e-4
     tile: int = 4096
+    implementation: Implementation = "auto"
 
     def __post_init__(self):
+        check_implementation(self.implementation)
         if self.extent <= 0 or self.min_std <= 0:
             raise ValueError(
                 f"extent and min_std must be positive, got {self.extent}, {self.min_std}"
