@@ -13,7 +13,6 @@ from pallas_kernels import dispatch
 from pallas_kernels.knn_blend import gpu, reference, tpu
 from pallas_kernels.knn_blend.types import PLANE_AXES, BlendOptions, GaussianTable
 
-
 _KERNELS = {"tpu": tpu, "gpu": gpu}
 
 
