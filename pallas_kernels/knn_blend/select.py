@@ -95,7 +95,7 @@ def _ascending(ids: Int[Array, "k t"]) -> Int[Array, "k t"]:
 
 
 def within(
-    groups: Int[Array, "k t"], members: Callable[[Array], Array], *, size: int, count: int
+    groups: Int[Array, "q t"], members: Callable[[Array], Array], *, size: int, count: int
 ) -> Int[Array, "k t"]:
     """The `count` smallest members of the chosen groups; `members` gives the keys of rows.
 

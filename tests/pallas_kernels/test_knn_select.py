@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pallas_kernels.knn_blend import cells
 from pallas_kernels.knn_blend.select import select
 
 
@@ -92,3 +93,132 @@ def test_indices_stay_in_bounds_whatever_the_points_hold(count):
     for value in (np.nan, np.inf, 3e38, -1e25):
         ids = _select(jnp.full((3, 90), value, jnp.float32), frames, neighbors=3)
         assert (np.asarray(ids) >= 0).all() and (np.asarray(ids) < count).all()
+
+
+@functools.partial(jax.jit, static_argnames=("neighbors",))
+def _through_cells(points, frames, *, neighbors):
+    """`_select` through a grid; and how many of its cells have no list."""
+    box = cells.box_of(points.T, frames)
+    grid = cells.build(frames, box, neighbors=neighbors, side=8)
+    tiles = points.reshape(3, 2, 2, -1).transpose(1, 2, 0, 3)
+    ids = jax.lax.map(
+        lambda x: cells.select_tile(x, frames, grid, neighbors=neighbors), tiles
+    )
+    return ids.transpose(2, 0, 1, 3).reshape(neighbors, -1), jnp.sum(grid.counts < 0)
+
+
+def _surface(count, *, seed=0):
+    """Centres on an ellipsoid, row after row, as UV maps hold a head's."""
+    random = np.random.default_rng(seed)
+    polar, around = np.divmod(np.arange(count), int(count**0.5))
+    polar, around = np.pi * polar / int(count**0.5), 2 * np.pi * around / int(count**0.5)
+    ring = np.sin(polar)
+    surface = np.stack([0.2 * ring * np.cos(around), 0.27 * np.cos(polar), 0.24 * ring])
+    return surface + random.normal(size=surface.shape) * 0.003
+
+
+def _frames(centers, *, invalid=()):
+    centers = np.array(centers, np.float32)
+    centers[:, list(invalid)] = 1e15
+    return jnp.asarray(np.concatenate([centers, np.ones((9, centers.shape[1]))]), jnp.float32)
+
+
+class TestCells:
+    """A grid's lists change the time alone: the same neighbours, in the same order."""
+
+    # One number of Gaussians, so that one compilation serves; more than a list can hold.
+    COUNT = 343
+
+    def _assert_same(self, points, frames, *, neighbors=3):
+        points = jnp.asarray(points, jnp.float32)
+        ids, without = _through_cells(points, frames, neighbors=neighbors)
+        squared = _squared(points, frames, "euclidean")
+        want = np.argsort(squared, axis=0, kind="stable")[:neighbors]
+        chosen = np.take_along_axis(squared, np.asarray(ids), axis=0)
+        expected = np.take_along_axis(squared, want, axis=0)
+        np.testing.assert_allclose(chosen, expected, rtol=1e-5, atol=1e-12)
+        return ids, want, int(without)
+
+    def _points(self, count=400, *, half=0.4):
+        return np.random.default_rng(5).uniform(-half, half, (3, count))
+
+    @pytest.mark.parametrize(
+        "neighbors", [1, 3, *(pytest.param(k, marks=pytest.mark.sweep) for k in (2, 4, 5, 6, 7)), 8]
+    )
+    def test_every_k_to_8_finds_the_nearest(self, neighbors):
+        frames = _frames(_surface(self.COUNT))
+        _, _, without = self._assert_same(self._points(), frames, neighbors=neighbors)
+        assert without < 8**3 / 4
+
+    def test_the_order_of_the_gaussians_does_not_matter(self):
+        centers = np.random.default_rng(0).permutation(_surface(self.COUNT), axis=1)
+        assert self._assert_same(self._points(), _frames(centers))[2] < 8**3 / 4
+
+    def test_gaussians_scattered_in_a_box_are_found(self):
+        centers = np.random.default_rng(0).uniform(-0.3, 0.3, (3, self.COUNT))
+        assert self._assert_same(self._points(), _frames(centers))[2] == 0
+
+    def test_exact_ties_go_to_the_lowest_index(self):
+        axis = np.arange(7) / 8
+        lattice = np.stack(np.meshgrid(axis, axis, axis), 0).reshape(3, -1)
+        lattice = np.random.default_rng(0).permutation(lattice, axis=1)
+        points = np.random.default_rng(1).integers(-1, 14, (3, 400)) / 16
+        ids, want, without = self._assert_same(points, _frames(lattice))
+        np.testing.assert_array_equal(ids, want)
+        assert without < 8**3
+
+    def test_coincident_gaussians_come_in_order(self):
+        few = np.random.default_rng(0).integers(-4, 5, (3, self.COUNT // 7)) / 16
+        ids, want, _ = self._assert_same(self._points() // 0.03125 / 32, _frames(np.tile(few, 7)))
+        np.testing.assert_array_equal(ids, want)
+
+    def test_clusters_too_long_for_a_list_are_compared_whole(self):
+        """All Gaussians at one place: nobody is nearer than anybody, no cell has a list."""
+        frames = _frames(np.full((3, self.COUNT), 0.125))
+        ids, want, without = self._assert_same(self._points() // 0.03125 / 32, frames)
+        np.testing.assert_array_equal(ids, want)
+        assert without == 8**3
+
+    def test_a_sphere_seen_from_its_centre_is_served(self):
+        """Everything is equally far from there: the cells around it have the longest lists."""
+        normals = np.random.default_rng(0).normal(size=(3, self.COUNT))
+        frames = _frames(0.3 * normals / np.linalg.norm(normals, axis=0))
+        assert self._assert_same(self._points(), frames)[2] < 8**3
+
+    def test_points_far_outside_are_compared_whole(self):
+        points = self._points()
+        points[:, ::7] *= 1e4
+        points[:, ::31] = 3.0
+        _, _, without = self._assert_same(points, _frames(_surface(self.COUNT)))
+        assert without < 8**3 / 4
+
+    def test_gaussians_that_are_not_valid_are_not_chosen_while_enough_are(self):
+        invalid = np.random.default_rng(0).permutation(self.COUNT)[: self.COUNT // 2]
+        ids, _, _ = self._assert_same(
+            self._points(), _frames(_surface(self.COUNT), invalid=invalid)
+        )
+        assert not np.isin(np.asarray(ids), invalid).any()
+
+    def test_with_fewer_valid_than_k_the_others_come_in_order(self):
+        frames = _frames(_surface(self.COUNT), invalid=range(2, self.COUNT))
+        ids, _, _ = self._assert_same(self._points(), frames)
+        assert (np.sort(np.asarray(ids), axis=0) == np.array([[0], [1], [2]])).all()
+
+    @pytest.mark.parametrize("value", (np.nan, np.inf, 3e38))
+    def test_indices_stay_in_bounds_whatever_the_points_hold(self, value):
+        points = self._points()
+        points[:, 3:9] = value
+        ids, _ = _through_cells(
+            jnp.asarray(points, jnp.float32), _frames(_surface(self.COUNT)), neighbors=3
+        )
+        assert (np.asarray(ids) >= 0).all() and (np.asarray(ids) < self.COUNT).all()
+
+    def test_far_from_the_origin_rounding_loses_nobody(self):
+        centers = _surface(self.COUNT) + 100.0
+        self._assert_same(self._points() + 100.0, _frames(centers))
+
+    def test_a_grid_is_used_for_many_points_and_many_gaussians_only(self):
+        many = {"points": 2**16, "gaussians": 4096, "neighbors": 3, "metric": "euclidean"}
+        assert cells.pays(**many)
+        for change in ({"points": 2**10}, {"gaussians": 256}, {"metric": "rbf"}):
+            assert not cells.pays(**many | change)
