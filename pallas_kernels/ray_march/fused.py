@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels import dispatch
-from pallas_kernels.ray_march import fused_reference, importance
+from pallas_kernels.ray_march import fused_reference, fused_tpu, importance
 from pallas_kernels.ray_march.fields import Field
 from pallas_kernels.ray_march.fused_reference import Plan
 from pallas_kernels.ray_march.reference import interval_weights
@@ -22,27 +23,43 @@ from pallas_kernels.ray_march.types import (
     no_gradient,
 )
 
+_KERNELS = {"tpu": fused_tpu}
+
 
 def _run(kind: str, arguments: tuple, plan: Plan):
+    """One of `forward`, `forward_twice`, `backward`: the reference's, or the platform's kernel."""
+    gradient = kind == "backward"
     return dispatch.run(
         f"march_field {kind}",
         arguments,
         implementation=plan.march.implementation,
         reference=functools.partial(getattr(fused_reference, kind), plan=plan),
-        kernels={},
-        reasons={},
+        kernels={
+            platform: functools.partial(_kernel(module, kind), plan=plan)
+            for platform, module in _KERNELS.items()
+        },
+        reasons={
+            platform: module.why_not(*arguments[:2], arguments[3], gradient=gradient)
+            for platform, module in _KERNELS.items()
+        },
     )
 
 
-def forward_then_again(forward, field, decoder, rays, depths, uniform, *, plan: Plan):
-    """Both passes by two marches: the way of the kernels, whose samples live in registers."""
-    sigma = forward(field, decoder, rays, depths, plan=plan)[1]
+def _kernel(module: ModuleType, kind: str):
+    if kind == "forward_twice":
+        return functools.partial(forward_then_again, module.forward)
+    return getattr(module, kind)
+
+
+def forward_then_again(forward, field, decoder, rays, depths, uniform, *, plan: Plan, **kwargs):
+    """Both passes by two marches: the way of the kernels, whose samples are never in memory."""
+    sigma = forward(field, decoder, rays, depths, plan=plan, **kwargs)[1]
     weights = interval_weights(sigma, depths, options=plan.march)
     new = importance.resample(
         depths, weights[..., : depths.shape[-1] - 1], uniform=uniform, kind=plan.importance
     )
     depths = jnp.sort(jnp.concatenate([depths, new], axis=-1), axis=-1)
-    return *forward(field, decoder, rays, depths, plan=plan), depths
+    return *forward(field, decoder, rays, depths, plan=plan, **kwargs), depths
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -52,7 +69,7 @@ def _march(field: Field, decoder: Decoder, rays: Rays, depths: Array, plan: Plan
 
 def _march_forward(field, decoder, rays, depths, plan):
     seen, sigma, saved = _run("forward", (field, decoder, rays, depths), plan)
-    return (seen, sigma), (field, decoder, rays, depths, saved)
+    return (seen, sigma), (field, decoder, rays, depths, sigma, saved)
 
 
 def _march_backward(plan, residuals, cotangents):
@@ -71,7 +88,8 @@ def _march_twice(field, decoder, rays, depths, uniform, plan: Plan):
 def _march_twice_forward(field, decoder, rays, depths, uniform, plan):
     out = _run("forward_twice", (field, decoder, rays, depths, uniform), plan)
     seen, sigma, saved, all_depths = out
-    return (seen, sigma, all_depths), (field, decoder, rays, all_depths, saved, depths, uniform)
+    kept = (field, decoder, rays, all_depths, sigma, saved)
+    return (seen, sigma, all_depths), (*kept, depths, uniform)
 
 
 def _march_twice_backward(plan, residuals, cotangents):

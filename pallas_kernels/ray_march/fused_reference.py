@@ -228,8 +228,11 @@ def forward_twice(field, decoder, rays, depths, uniform, *, plan: Plan):
     return _walk(_forward_tile_twice, field, decoder, (rays, depths, uniform), plan=plan)
 
 
-def backward(field, decoder, rays, depths, saved, cotangents, *, plan: Plan):
-    """Gradients of field, decoder, rays and depths from those of `forward`'s first results."""
+def backward(field, decoder, rays, depths, sigma, saved, cotangents, *, plan: Plan):
+    """Gradients of field, decoder, rays and depths from those of `forward`'s first results.
+
+    Densities are found again with the features; they are kept for the kernels.
+    """
 
     def one_head(ddecoder, head):
         field, rays, depths, saved, cotangents = head
