@@ -26,6 +26,11 @@ def power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
+def rowwise(mask: Array | None) -> Array | None:
+    """A mask of points [t] as [t 1], for rows of numbers."""
+    return None if mask is None else mask[:, None]
+
+
 def both(*masks: Array | None) -> Array | None:
     """The conjunction of masks, each of which may be absent; the arrays broadcast."""
     present = [mask for mask in masks if mask is not None]

@@ -26,7 +26,7 @@ from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels import dispatch
-from pallas_kernels.gpu_memory import Ref, add, block, both, load, power_of_two, store
+from pallas_kernels.gpu_memory import Ref, add, block, both, load, power_of_two, rowwise, store
 from pallas_kernels.knn_blend import reference
 from pallas_kernels.knn_blend.types import EPSILON, PLANE_AXES, BlendOptions
 
@@ -108,7 +108,7 @@ def select(point: Point, table: Ref, head: Array, *, options: BlendOptions) -> t
         least = key(group * _GROUP)
         for member in range(1, _GROUP):
             own = key(group * _GROUP + member)
-            least = jnp.where(own < least, own, least)
+            least = jnp.minimum(own, least)
         return _insert(rank, least, jnp.full(least.shape, group, jnp.int32))
 
     start = _start(options.neighbors, point[0])
@@ -244,7 +244,7 @@ def _slopes(place, chosen, g, cotangent, texels, head, dtexels, *, options, mask
                 first + step,
                 across,
                 value=part,
-                mask=both(mask[:, None] if mask is not None else None, exists),
+                mask=both(rowwise(mask), exists),
                 interpret=interpret,
             )
     return tuple(jnp.sum(e * cotangent, axis=1) for e in (value, *axes))
@@ -331,16 +331,16 @@ def pull(
             chosen[:, None],
             jax.lax.broadcasted_iota(jnp.int32, (1, 16), 1),
             value=_outer(du, delta),
-            mask=both(mask[:, None] if mask is not None else None, exists),
+            mask=both(rowwise(mask), exists),
             interpret=interpret,
         )
     return dpoint
 
 
-def _forward_kernel(points, table, frames, texels, features, total, ids, *, options):
+def _forward_kernel(points, table, frames, texels, features, total, ids, *, options, size):
     head = pl.program_id(1)
     channels = channels_of(texels, options)
-    t, mask = block(0, _block(channels), count=points.shape[2])
+    t, mask = block(0, size, count=points.shape[2])
     point = tuple(load(points, head, a, t, mask=mask) for a in range(3))
     chosen = select(point, table, head, options=options)
     blended, reached = blend(point, chosen, frames, texels, head, options=options)
@@ -349,7 +349,7 @@ def _forward_kernel(points, table, frames, texels, features, total, ids, *, opti
     store(total, head, t, value=reached, mask=mask)
     channel = jax.lax.broadcasted_iota(jnp.int32, (1, power_of_two(channels)), 1)
     exists = both(
-        None if mask is None else mask[:, None],
+        rowwise(mask),
         None if channel.shape[1] == channels else channel < channels,
     )
     store(features, head, channel, t[:, None], value=blended, mask=exists)
@@ -357,15 +357,15 @@ def _forward_kernel(points, table, frames, texels, features, total, ids, *, opti
 
 def _backward_kernel(
     points, frames, texels, ids, dfeatures, dtotal, _sums, _dtexels, dpoints, sums, dtexels,
-    *, options, interpret,
+    *, options, size, interpret,
 ):  # fmt: skip
     head = pl.program_id(1)
     channels = channels_of(texels, options)
-    t, mask = block(0, _block(channels), count=points.shape[2])
+    t, mask = block(0, size, count=points.shape[2])
     point = tuple(load(points, head, a, t, mask=mask) for a in range(3))
     chosen = tuple(load(ids, head, k, t, mask=mask) for k in range(options.neighbors))
     _, channel, _, exists = _halves(channels)
-    everywhere = both(None if mask is None else mask[:, None], exists)
+    everywhere = both(rowwise(mask), exists)
     dpoint = pull(
         point,
         chosen,
@@ -382,9 +382,12 @@ def _backward_kernel(
         store(dpoints, head, a, t, value=dpoint[a], mask=mask)
 
 
-def _block(channels: int) -> int:
-    """Points of a block: fewer where a row of texels is wide, for the sake of the registers."""
-    return 128 if channels <= 16 else 64
+def block_of(channels: int, neighbors: int, *, gradient: bool) -> int:
+    """Points of a block: fewer where there is more a point, for the sake of the registers."""
+    size = 128 if channels <= 16 else 64
+    if not gradient:
+        return size
+    return size // 2 if neighbors <= 4 else size // 4
 
 
 def why_not(
@@ -406,13 +409,13 @@ def why_not(
     return None
 
 
-def _run(kernel, arguments: tuple, shapes: tuple, *, texels, options, interpret, aliases=None):
+def _run(kernel, arguments: tuple, shapes: tuple, *, size: int, interpret: bool, aliases=None):
     """Calls a kernel on whole arrays, for every block of points and head."""
     dispatch.quiet_triton()
     points = arguments[0]
     return pl.pallas_call(
-        kernel,
-        grid=(pl.cdiv(points.shape[2], _block(channels_of(texels, options))), points.shape[0]),
+        functools.partial(kernel, size=size),
+        grid=(pl.cdiv(points.shape[2], size), points.shape[0]),
         out_shape=shapes,
         input_output_aliases=aliases or {},
         compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
@@ -440,8 +443,7 @@ def forward(
         functools.partial(_forward_kernel, options=options),
         (points, padded(frames), frames, texels),
         shapes,
-        texels=texels,
-        options=options,
+        size=block_of(channels_of(texels, options), options.neighbors, gradient=False),
         interpret=interpret,
     )
 
@@ -474,8 +476,7 @@ def backward(
         functools.partial(_backward_kernel, options=options, interpret=interpret),
         (points, frames, texels, ids, dfeatures, dtotal, *zeros),
         tuple(dispatch.like(points, a.shape) for a in (points, *zeros)),
-        texels=texels,
-        options=options,
+        size=block_of(channels_of(texels, options), options.neighbors, gradient=True),
         interpret=interpret,
         aliases={6: 1, 7: 2},
     )

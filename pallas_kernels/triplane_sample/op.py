@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels import dispatch
-from pallas_kernels.triplane_sample import reference, tpu
+from pallas_kernels.triplane_sample import gpu, reference, tpu
 from pallas_kernels.triplane_sample.types import LookupOptions, check
 
 # By platform, modules with `forward`, `backward` (the reference's signatures, and `interpret`) and
 # `why_not(points, planes, options=, gradient=)`.
-_KERNELS = {"tpu": tpu}
+_KERNELS = {"tpu": tpu, "gpu": gpu}
 
 
 def _run(form: str, arguments: tuple, options: LookupOptions):
