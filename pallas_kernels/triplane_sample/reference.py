@@ -61,9 +61,7 @@ def _axis(coordinate: Float[Array, "t"], size: int, box: float) -> _Axis:
     index = jnp.clip(low, -size, size).astype(jnp.int32) + size // 2
     start = jnp.clip(index, 0, max(size - 2, 0))
     offsets = [start + tap - index for tap in range(min(size, 2))]
-    weights = [
-        jnp.where(o == 0, 1.0 - fraction, jnp.where(o == 1, fraction, 0.0)) for o in offsets
-    ]
+    weights = [jnp.where(o == 0, 1.0 - fraction, jnp.where(o == 1, fraction, 0.0)) for o in offsets]
     slopes = [((o == 1) - 1.0 * (o == 0)) * (size / box) for o in offsets]
     return _Axis(start, tuple(weights), tuple(slopes))
 

@@ -1,122 +1,35 @@
 """Tri-plane and tri-grid lookup on a TPU (Pallas, Mosaic), forward and backward.
 
-Planes lie in VMEM as rows of 128 lanes, a row holding 128/c texels of a line. A tile is 1,024
-points: one vector register holds one number of each. What is alike for all points (texel
-coordinates, weights along H and D) is done as vectors and copied to scalar memory; then a walk goes
-point by point and plane by plane: one load brings the two rows of a line that hold the cell's
-texels, and a hat function over the lanes' texel coordinates weighs them,
+The walk over a tile's points is in `tpu_tile.py`; here are the kernels around it and their calls.
+Planes are served in groups: all that fit VMEM together, or one by one. The backward kernel adds to
+rows of the planes' gradient in place: a TPU's grid is sequential.
 
-    w = max(0, 1 − |column − x_lane|),
+Alphabet: that of `tpu_tile.py`, and `g` groups of planes.
 
-which is linear interpolation, with zeros outside, without a gather. A point leaves one row behind;
-a product with a 0/1 matrix adds its lanes up to channels at the end of the tile. The backward pass
-walks the same way and adds to rows of the planes' gradient in place (a TPU's grid is sequential).
-
-Planes are served in groups: all that fit VMEM together, or one by one.
-
-Alphabet: `b` heads, `g` groups of `k` planes, `t` points of a tile as [8 128], `a` coordinates of
-a plane in the order (W, H[, D]), `l` lines of a cell (the taps along D and H), `c` channels.
-
-Invariants:
-* channels of a texel are padded to a divisor of 128, so that a lane has the same channel in all
-  rows;
-* a walk reads and writes inside its plane, whatever the points hold;
-* a point that pads the last tile has a gradient of zero.
+Invariant: a point that pads the last tile has a gradient of zero.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import itertools
-import math
-from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from pallas_kernels import dispatch
+from pallas_kernels.triplane_sample import tpu_tile
+from pallas_kernels.triplane_sample.tpu_tile import LANES, SUBLANES, TILE, Layout
 from pallas_kernels.triplane_sample.types import LookupOptions
 
-_SUBLANES, _LANES = 8, 128
-TILE = _SUBLANES * _LANES
-# Points of the walk that are written out, so that their loads overlap.
-_UNROLL = 4
 # A v5e and a v6e have 128 MiB of VMEM and 1 MiB of SMEM; the compiler wants some for itself.
-_VMEM, _SMEM = 100 << 20, 900 << 10
-_ROW_BYTES = 4 * _LANES
-_dot = functools.partial(
-    jax.lax.dot_general,
-    precision=jax.lax.Precision.HIGHEST,
-    preferred_element_type=jnp.float32,
-)
+_VMEM, _SMEM = 96 << 20, 900 << 10
+_ROW_BYTES = 4 * LANES
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Sizes of one call, and how planes lie in rows of lanes.
-
-    Attributes:
-      sizes: (W, H) or (W, H, D) of a plane.
-      held: planes that are in VMEM together.
-    """
-
-    heads: int
-    planes: int
-    points: int
-    sizes: tuple[int, ...]
-    channels: int
-    box: float
-    held: int
-
-    @property
-    def tiles(self) -> int:
-        return -(-self.points // TILE)
-
-    @property
-    def groups(self) -> int:
-        return self.planes // self.held
-
-    @property
-    def padded_channels(self) -> int:
-        return 1 << (self.channels - 1).bit_length()
-
-    @property
-    def texels(self) -> int:
-        """Texels of a row of lanes."""
-        return _LANES // self.padded_channels
-
-    @property
-    def line_rows(self) -> int:
-        """Rows of lanes of a line of texels."""
-        return -(-self.sizes[0] // self.texels)
-
-    @property
-    def span(self) -> int:
-        """Rows that are loaded for two neighbouring texels."""
-        return min(2, self.line_rows)
-
-    @property
-    def plane_rows(self) -> int:
-        return math.prod(self.sizes[1:]) * self.line_rows
-
-    @property
-    def taps(self) -> tuple[tuple[int, ...], ...]:
-        """The lines of a cell: taps along (H[, D])."""
-        return tuple(itertools.product(*(range(min(2, size)) for size in self.sizes[1:])))
-
-    @property
-    def offsets(self) -> tuple[int, ...]:
-        """Rows from a cell's first line to each of its lines."""
-        strides = [self.line_rows * math.prod(self.sizes[1:axis]) for axis in (1, 2)]
-        return tuple(sum(t * s for t, s in zip(tap, strides, strict=False)) for tap in self.taps)
-
-
-def _layout(coordinates_of: Array, planes: Array, options: LookupOptions, held: int) -> Layout:
-    heads, _, count = coordinates_of.shape
+def _layout(points: Array, planes: Array, options: LookupOptions, held: int) -> Layout:
+    heads, _, count = points.shape
     return Layout(
         heads=heads,
         planes=planes.shape[1],
@@ -128,240 +41,18 @@ def _layout(coordinates_of: Array, planes: Array, options: LookupOptions, held: 
     )
 
 
-def to_rows(planes: Float[Array, "b n *s c"], layout: Layout) -> Float[Array, "b rows 128"]:
-    """Planes in whole rows of lanes: ((plane · D + z) · H + y) · line_rows + row.
-
-    One image at a time: on its way XLA holds it with channels padded to 128 lanes.
-    """
-    pad = (
-        (0, 0),
-        (0, layout.line_rows * layout.texels - layout.sizes[0]),
-        (0, layout.padded_channels - layout.channels),
-    )
-    images = planes.reshape(-1, *planes.shape[-3:])
-    rows = jax.lax.map(lambda image: jnp.pad(image, pad).reshape(-1, _LANES), images)
-    return rows.reshape(layout.heads, -1, _LANES)
-
-
-def from_rows(rows: Float[Array, "b rows 128"], layout: Layout) -> Float[Array, "b n *s c"]:
-    """The transpose of `to_rows`."""
-    width, height, *_ = layout.sizes
-
-    def image(rows):
-        image = rows.reshape(height, -1, layout.padded_channels)
-        return image[:, :width, : layout.channels]
-
-    images = jax.lax.map(image, rows.reshape(-1, height * layout.line_rows, _LANES))
-    return images.reshape(
-        layout.heads, layout.planes, *layout.sizes[:0:-1], width, layout.channels
-    )
-
-
-# --- as vectors: one number of each point of a tile, [8 128] ---
-
-
-def _hat(distance: Array) -> Array:
-    return jnp.maximum(1.0 - jnp.abs(distance), 0.0)
-
-
-def _hat_slope(distance: Array) -> Array:
-    """The derivative of `_hat`; at a texel's own place that towards the upper one."""
-    slope = jnp.where(distance < 0.0, 1.0, -1.0)
-    return jnp.where((distance >= -1.0) & (distance < 1.0), slope, 0.0)
-
-
-def _start(coordinate: Array, axis: int, layout: Layout) -> tuple[Array, Array]:
-    """First texel of the window (of the rows, along W), and the place counted from there.
-
-    Texel coordinates are counted from the middle of the axis, which loses no digit of a point.
-    """
-    size = layout.sizes[axis]
-    texel = coordinate * (size / layout.box) - (0.0 if size % 2 else 0.5)
-    start = jnp.clip(jnp.floor(texel), -size, size).astype(jnp.int32) + size // 2
-    if axis:
-        start = jnp.clip(start, 0, max(size - 2, 0))
-    else:
-        shift = layout.texels.bit_length() - 1
-        start = jnp.clip(start >> shift, 0, layout.line_rows - layout.span) << shift
-    return start, texel - (start - size // 2).astype(jnp.float32)
-
-
-def _lines(places: list[Array], layout: Layout, slope_of: int | None = None) -> list[Array]:
-    """Weights of a cell's lines, or their slopes along one of (H[, D])."""
-    return [
-        math.prod(
-            (_hat_slope if i == slope_of else _hat)(place - float(tap))
-            for i, (place, tap) in enumerate(zip(places, taps, strict=True))
-        )
-        for taps in layout.taps
-    ]
-
-
-def numbers(
-    coordinates: list[Array], plane: int, *, layout: Layout, slopes: bool
-) -> tuple[Array, list[Array]]:
-    """What the walk wants of each point in one plane.
-
-    Args:
-      coordinates: of the points, in the plane's order (W, H[, D]); any shape of vectors.
-      plane: which of the planes in VMEM.
-      layout: sizes.
-      slopes: whether the weights' slopes are wanted too.
-
-    Returns:
-      the cell's first row, and: the place along W from there, the weights of its lines, and for
-      each of (H[, D]) their slopes.
-    """
-    starts, places = zip(
-        *(_start(x, axis, layout) for axis, x in enumerate(coordinates)), strict=True
-    )
-    row = plane * (layout.plane_rows // layout.line_rows)
-    for axis in range(len(starts) - 1, 0, -1):
-        lines = math.prod(layout.sizes[1:axis])
-        row = row + starts[axis] * lines
-    shift = layout.texels.bit_length() - 1
-    first = row * layout.line_rows + (starts[0] >> shift)
-    across = list(places[1:])
-    values = [places[0], *_lines(across, layout)]
-    for axis in range(len(across) if slopes else 0):
-        values += _lines(across, layout, axis)
-    return first, values
-
-
-def numbers_of_plane(layout: Layout, *, slopes: bool) -> int:
-    """How many values `numbers` returns."""
-    lines = len(layout.taps)
-    return 1 + lines * (len(layout.sizes) if slopes else 1)
-
-
 def _to_scalars(vector, scalar, semaphore) -> None:
     copy = pltpu.make_async_copy(vector, scalar, semaphore)
     copy.start()
     copy.wait()
 
 
-# --- point by point ---
-
-
-def _places(layout: Layout) -> Array:
-    """Texels of the lanes of the rows that are loaded together, [span 128]."""
-    shape = (layout.span, _LANES)
-    row, lane = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
-    shift = layout.padded_channels.bit_length() - 1
-    return (row * layout.texels + (lane >> shift)).astype(jnp.float32)
-
-
-def _channel_of_lane(layout: Layout) -> Array:
-    """Which lane holds which channel: [c 128], ones and zeros."""
-    shape = (layout.channels, _LANES)
-    channel, lane = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
-    return (channel == (lane & (layout.padded_channels - 1))).astype(jnp.float32)
-
-
-def walk(count: Array | int, visit: Callable[[Array, Array, Array], None]) -> None:
-    """Calls visit(t, t // 128, t % 128) for each point of a tile up to `count`, about."""
-
-    def step(j, _):
-        for u in range(_UNROLL):
-            t = j * _UNROLL + u
-            visit(t, t >> 7, t & (_LANES - 1))
-        return 0
-
-    steps = jax.lax.div(count + (_UNROLL - 1), jnp.int32(_UNROLL))
-    jax.lax.fori_loop(0, steps, step, 0)
-
-
-def _load(table, first: Array, layout: Layout) -> list[Array]:
-    """The rows of each line of a cell, [span 128] each."""
-    return [table[0, pl.ds(first + offset, layout.span)] for offset in layout.offsets]
-
-
-def look_up(
-    table, firsts, scalars, rows, *, layout: Layout, count: Array | int, keep: bool
-) -> None:
-    """Leaves in `rows` each point's features of the held planes, not yet added over lanes.
-
-    Args:
-      table: held planes in rows of lanes, a ref [1 rows 128].
-      firsts, scalars: `numbers` of each held plane, SMEM refs [k 8 128] and [k·m 8 128].
-      rows: VMEM ref [1 t 128], or with `keep`, [k t 128].
-      layout: sizes.
-      count: points to walk.
-      keep: keeps the planes apart rather than adding them.
-    """
-    places, size = _places(layout), numbers_of_plane(layout, slopes=False)
-    lines = len(layout.taps)
-
-    def visit(t, s, lane):
-        total = jnp.zeros((layout.span, _LANES), jnp.float32)
-        for k in range(layout.held):
-            values = _load(table, firsts[k, s, lane], layout)
-            line = sum(scalars[k * size + 1 + i, s, lane] * values[i] for i in range(lines))
-            part = _hat(scalars[k * size, s, lane] - places) * line
-            if keep:
-                rows[k, pl.ds(t, 1)] = jnp.sum(part, axis=0, keepdims=True)
-            total = total + part
-        if not keep:
-            rows[0, pl.ds(t, 1)] = jnp.sum(total, axis=0, keepdims=True)
-
-    walk(count, visit)
-
-
-def channels(rows: Array, layout: Layout) -> Float[Array, "c t"]:
-    """A row per point, added over lanes of a channel."""
-    return _dot(_channel_of_lane(layout), rows, (((1,), (1,)), ((), ())))
-
-
-def lanes(features: Array, layout: Layout) -> Float[Array, "t 128"]:
-    """The transpose of `channels`."""
-    return _dot(features, _channel_of_lane(layout), (((0,), (0,)), ((), ())))
-
-
-def pull(
-    table, dtable, firsts, scalars, rows, products, *, layout: Layout, count: Array | int
-) -> None:
-    """The gradient of `look_up`: adds to `dtable`, leaves the coordinates' in `products`.
-
-    Args:
-      table, dtable: held planes and their gradient, refs [1 rows 128].
-      firsts, scalars: `numbers` with slopes of each held plane.
-      rows: gradient of the features over lanes, VMEM ref [1 t 128] or [k t 128].
-      products: VMEM ref [k·a t 128]: by coordinate, not yet added over lanes.
-      layout: sizes.
-      count: points to walk.
-    """
-    places, size = _places(layout), numbers_of_plane(layout, slopes=True)
-    axes, lines = len(layout.sizes), len(layout.taps)
-    apart = rows.shape[0] > 1
-
-    def visit(t, s, lane):
-        for k in range(layout.held):
-            gradient = rows[k if apart else 0, pl.ds(t, 1)]
-            first = firsts[k, s, lane]
-            distance = scalars[k * size, s, lane] - places
-            hat, values = _hat(distance), _load(table, first, layout)
-            for a in range(axes):
-                at = k * size + 1 + a * lines
-                line = sum(scalars[at + i, s, lane] * values[i] for i in range(lines))
-                part = (hat if a else _hat_slope(distance)) * line * gradient
-                products[k * axes + a, pl.ds(t, 1)] = jnp.sum(part, axis=0, keepdims=True)
-            for i, offset in enumerate(layout.offsets):
-                own = pl.ds(first + offset, layout.span)
-                weight = scalars[k * size + 1 + i, s, lane] * hat
-                dtable[0, own] = dtable[0, own] + weight * gradient
-
-    walk(count, visit)
-
-
-# --- kernels ---
-
-
 def _prepare(coordinates, firsts, floats, scalars, *, layout: Layout, slopes: bool, semaphore):
     """Writes `numbers` of the held planes to scalar memory."""
-    size = numbers_of_plane(layout, slopes=slopes)
+    size = tpu_tile.numbers_of_plane(layout, slopes=slopes)
     for k in range(layout.held):
         x = [coordinates[0, k, a] for a in range(len(layout.sizes))]
-        first, values = numbers(x, k, layout=layout, slopes=slopes)
+        first, values = tpu_tile.numbers(x, k, layout=layout, slopes=slopes)
         firsts[0][k] = first
         for i, value in enumerate(values):
             floats[k * size + i] = value
@@ -383,9 +74,9 @@ def _forward_kernel(
         layout=layout, slopes=False, semaphore=semaphore,
     )  # fmt: skip
     keep = rows.shape[0] > 1
-    look_up(table, firsts, scalars, rows, layout=layout, count=_live(layout), keep=keep)
+    tpu_tile.look_up(table, firsts, scalars, rows, layout=layout, count=_live(layout), keep=keep)
     for k in range(rows.shape[0]):
-        features[0, k] = scale * channels(rows[k], layout)
+        features[0, k] = scale * tpu_tile.channels(rows[k], layout)
 
 
 def _backward_kernel(
@@ -403,14 +94,16 @@ def _backward_kernel(
         layout=layout, slopes=True, semaphore=semaphore,
     )  # fmt: skip
     for k in range(rows.shape[0]):
-        rows[k] = scale * lanes(dfeatures[0, k], layout)
+        rows[k] = scale * tpu_tile.lanes(dfeatures[0, k], layout)
     # Rows of padding are added up too.
     products[...] = jnp.zeros(products.shape, jnp.float32)
-    pull(table, dtable, firsts, scalars, rows, products, layout=layout, count=_live(layout))
-    axes, ones = len(layout.sizes), jnp.ones((_SUBLANES, _LANES), jnp.float32)
+    tpu_tile.pull(
+        table, dtable, firsts, scalars, rows, products, layout=layout, count=_live(layout)
+    )
+    axes, ones = len(layout.sizes), jnp.ones((SUBLANES, LANES), jnp.float32)
     for k in range(layout.held):
         for a in range(axes):
-            sums = _dot(ones, products[k * axes + a], (((1,), (1,)), ((), ())))
+            sums = tpu_tile.dot(ones, products[k * axes + a], (((1,), (1,)), ((), ())))
             size = layout.sizes[a] / layout.box
             dcoordinates[0, k, pl.ds(a, 1)] = size * sums[:1]
 
@@ -421,19 +114,19 @@ def _coordinates(points: Array, layout: Layout, options: LookupOptions) -> Array
     points = jnp.pad(points, ((0, 0), (0, 0), (0, pad)))
     planes = [jnp.stack([points[:, a] for a in axes], axis=1) for axes in options.axes]
     stacked = jnp.stack(planes, axis=1)
-    return stacked.reshape(*stacked.shape[:3], -1, _LANES)
+    return stacked.reshape(*stacked.shape[:3], -1, LANES)
 
 
 def _scratch(layout: Layout, *, slopes: bool, apart: bool) -> list:
     """Numbers of points as vectors and as scalars, and rows of points."""
-    vector = (_SUBLANES, _LANES)
-    floats = (layout.held * numbers_of_plane(layout, slopes=slopes), *vector)
+    vector = (SUBLANES, LANES)
+    floats = (layout.held * tpu_tile.numbers_of_plane(layout, slopes=slopes), *vector)
     return [
         pltpu.VMEM((layout.held, *vector), jnp.int32),
         pltpu.SMEM((layout.held, *vector), jnp.int32),
         pltpu.VMEM(floats, jnp.float32),
         pltpu.SMEM(floats, jnp.float32),
-        pltpu.VMEM((layout.held if apart else 1, TILE, _LANES), jnp.float32),
+        pltpu.VMEM((layout.held if apart else 1, TILE, LANES), jnp.float32),
     ]
 
 
@@ -441,9 +134,9 @@ def _specs(layout: Layout, apart: bool) -> tuple:
     """Block specs of coordinates, of planes in rows, and of features."""
     axes, kept = len(layout.sizes), layout.held if apart else 1
     return (
-        pl.BlockSpec((1, layout.held, axes, _SUBLANES, _LANES), lambda b, g, i: (b, g, 0, i, 0)),
+        pl.BlockSpec((1, layout.held, axes, SUBLANES, LANES), lambda b, g, i: (b, g, 0, i, 0)),
         functools.partial(
-            pl.BlockSpec, (1, layout.held * layout.plane_rows, _LANES), lambda b, g, i: (b, g, 0)
+            pl.BlockSpec, (1, layout.held * layout.plane_rows, LANES), lambda b, g, i: (b, g, 0)
         ),
         functools.partial(pl.BlockSpec, (1, kept, layout.channels, TILE)),
     )
@@ -454,7 +147,7 @@ def _call(kernel, layout: Layout, *, interpret: bool, **kwargs):
         kernel,
         grid=(layout.heads, layout.groups, layout.tiles),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary",) * 3, vmem_limit_bytes=_VMEM
+            dimension_semantics=("arbitrary",) * 3, vmem_limit_bytes=_VMEM + (4 << 20)
         ),
         interpret=dispatch.tpu_interpreter() if interpret else False,
         **kwargs,
@@ -486,7 +179,7 @@ def forward(
             pltpu.SemaphoreType.DMA(()),
         ],
         name="triplane_sample_forward",
-    )(_coordinates(points, layout, options), to_rows(planes, layout))
+    )(_coordinates(points, layout, options), tpu_tile.to_rows(planes, layout))
     out = out[..., : layout.points].swapaxes(-1, -2)
     return out if apart else jnp.sum(out, axis=1)
 
@@ -506,7 +199,7 @@ def backward(
     df = dfeatures if apart else dfeatures[:, None]
     wide = layout.tiles * TILE
     df = jnp.pad(df.swapaxes(-1, -2), ((0, 0), (0, 0), (0, 0), (0, wide - layout.points)))
-    rows = to_rows(planes, layout)
+    rows = tpu_tile.to_rows(planes, layout)
     dcoordinates, dtable = _call(
         functools.partial(_backward_kernel, layout=layout, scale=options.scale),
         layout,
@@ -526,12 +219,12 @@ def backward(
         ],
         scratch_shapes=[
             *_scratch(layout, slopes=True, apart=apart),
-            pltpu.VMEM((layout.held * axes, TILE, _LANES), jnp.float32),
+            pltpu.VMEM((layout.held * axes, TILE, LANES), jnp.float32),
             pltpu.SemaphoreType.DMA(()),
         ],
         name="triplane_sample_backward",
     )(_coordinates(points, layout, options), rows, df)
-    return _dpoints(dcoordinates[..., : layout.points], options), from_rows(dtable, layout)
+    return _dpoints(dcoordinates[..., : layout.points], options), tpu_tile.from_rows(dtable, layout)
 
 
 def _dpoints(dcoordinates: Float[Array, "b n a r"], options: LookupOptions) -> Array:
@@ -547,14 +240,14 @@ def _vmem(layout: Layout, *, gradient: bool, apart: bool) -> int:
     """Bytes of vector memory; what the pipeline moves from step to step is there twice."""
     table = layout.held * layout.plane_rows * _ROW_BYTES
     axes, kept = len(layout.sizes), layout.held if apart else 1
-    sublanes = -(-layout.channels // _SUBLANES) * _SUBLANES
-    values = layout.held * (1 + numbers_of_plane(layout, slopes=gradient))
+    sublanes = -(-layout.channels // SUBLANES) * SUBLANES
+    values = layout.held * (1 + tpu_tile.numbers_of_plane(layout, slopes=gradient))
     tile = 4 * TILE * (2 * (layout.held * axes + kept * sublanes) + values)
     tile += kept * TILE * _ROW_BYTES
     if not gradient:
         return table + tile
     products = layout.held * axes * TILE * _ROW_BYTES
-    return 3 * table + tile + products + 4 * TILE * 2 * layout.held * _SUBLANES
+    return 3 * table + tile + products + 4 * TILE * 2 * layout.held * SUBLANES
 
 
 def _held(points: Array, planes: Array, options: LookupOptions, *, gradient: bool) -> int:
@@ -562,23 +255,21 @@ def _held(points: Array, planes: Array, options: LookupOptions, *, gradient: boo
     apart = options.reduce == "none"
     for held in (planes.shape[1], 1):
         layout = _layout(points, planes, options, held)
-        values = layout.held * (1 + numbers_of_plane(layout, slopes=gradient))
-        fits = _vmem(layout, gradient=gradient, apart=apart) <= _VMEM - (4 << 20)
+        values = layout.held * (1 + tpu_tile.numbers_of_plane(layout, slopes=gradient))
+        fits = _vmem(layout, gradient=gradient, apart=apart) <= _VMEM
         if fits and 4 * TILE * values <= _SMEM:
             return held
     return 0
 
 
-def why_not(
-    points: Array, planes: Array, *, options: LookupOptions, gradient: bool
-) -> str | None:
+def why_not(points: Array, planes: Array, *, options: LookupOptions, gradient: bool) -> str | None:
     """What keeps the kernel (or, with `gradient`, the backward one) from serving these shapes."""
-    if planes.shape[-1] > _LANES:
-        return f"there are {planes.shape[-1]} channels, it serves up to {_LANES}"
+    if planes.shape[-1] > LANES:
+        return f"there are {planes.shape[-1]} channels, it serves up to {LANES}"
     if not points.size:
         return "there are no points"
     if not _held(points, planes, options, gradient=gradient):
         layout = _layout(points, planes, options, 1)
         size = _vmem(layout, gradient=gradient, apart=False) >> 20
-        return f"one plane takes {size} MiB of VMEM, there are {(_VMEM >> 20) - 4} MiB"
+        return f"one plane takes {size} MiB of VMEM, there are {_VMEM >> 20} MiB"
     return None
