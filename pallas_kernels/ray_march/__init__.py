@@ -9,6 +9,7 @@ from pallas_kernels.ray_march.fused import march_field as march_field
 from pallas_kernels.ray_march.fused import march_field_twice as march_field_twice
 from pallas_kernels.ray_march.fused_reference import decode as decode
 from pallas_kernels.ray_march.op import ray_march as ray_march
+from pallas_kernels.ray_march.types import Color as Color
 from pallas_kernels.ray_march.types import Decoder as Decoder
 from pallas_kernels.ray_march.types import DecoderOptions as DecoderOptions
 from pallas_kernels.ray_march.types import FieldMarched as FieldMarched
