@@ -4,14 +4,16 @@
 points, keeps nothing of a tile but its neighbours' indices, and recomputes the rest backwards.
 
 Alphabet: `s` chunks of a tile, `t` points of a chunk, `k` neighbours, `g` Gaussians, `c` channels.
-Arithmetic is points-minor (`[k t]`: a vector loop over points); only what addresses the texel
-table is points-major (`[t k …]`), because the table is read and written in runs of channels.
+Arithmetic is points-minor (`[k t]`: a vector loop over points); only what the backward pass
+addresses the texel table with is points-major (`[t k …]`): it contracts and scatters whole runs.
 
 Two habits here look odd and are what makes it fast (measured in `docs/kernels.md`):
 * a tile is worked on in stages, each a `lax.map` over its chunks. A loop is the only fence that
   XLA's CPU compiler respects; without one an index is computed again for every channel that it
   addresses, and a weight for every texel;
-* texels are gathered 2 × 2c at a time, contracted by a batched dot, and scattered the same way.
+* forwards the sum over neighbours, planes and corners is written out, one loop over points and
+  channels; backwards texels are gathered 2 × 2c at a time, contracted by a batched dot, and
+  scattered the same way.
 
 Invariants:
 * the selection of neighbours carries no gradient; everything after it does;
@@ -20,6 +22,8 @@ Invariants:
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +34,13 @@ from pallas_kernels.knn_blend.cells import Cells
 from pallas_kernels.knn_blend.select import rows, select
 from pallas_kernels.knn_blend.types import EPSILON, PLANE_AXES, BlendOptions, GaussianTable
 
+Selection = Literal["auto", "all", "cells"]
+
 _IN_BOUNDS = jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
 # Points of a chunk, about: its texels fit the cache, its vectors fill the machine's.
 _CHUNK = 1024
+# Numbers in a quarter of a page of memory.
+_PAGE = 256
 _PLANES = len(PLANE_AXES)
 # Where a Gaussian that is not valid sits: out of every point's reach, its square still a number.
 _FAR = 1e15
@@ -106,6 +114,23 @@ def _footprints(u: tuple, g: Array, ids: Array, *, channels: int, options: Blend
     return tuple(weights), tuple(indices)
 
 
+def _corners(u: tuple, g: Array, ids: Array, *, options: BlendOptions):
+    """Per plane: weights of the four corners with g inside, and the first one's place, all [k t].
+
+    A place is that of a texel, a row of c channels.
+    """
+    side = max(options.patch, 2)
+    weights, places = [], []
+    for plane, (column, row) in enumerate(PLANE_AXES):
+        x, wx, _ = _texel(u[column], options=options)
+        y, wy, _ = _texel(u[row], options=options)
+        low, high = g * (1.0 - wy), g * wy
+        weights.append((low * (1.0 - wx), low * wx, high * (1.0 - wx), high * wx))
+        first = (ids * _PLANES + plane) * side + y.astype(jnp.int32)
+        places.append(first * side + x.astype(jnp.int32))
+    return tuple(weights), tuple(places)
+
+
 def _gather(texels: Array, index: Array, *, channels: int) -> Float[Array, "t q c"]:
     """The 2 × 2 texels at each index, as 4 k rows of c channels."""
     numbers = jax.lax.GatherDimensionNumbers(
@@ -132,14 +157,11 @@ def _scale(g: Array, *, options: BlendOptions) -> tuple[Array, Array]:
     return total, 1.0 / (_PLANES * (total + EPSILON))
 
 
-def _prepare(points: Array, ids: Array, table: Array, *, channels: int, options: BlendOptions):
-    """What both passes need of a tile: A (x − μ), RBF values, weights and indices, per chunk."""
+def _prepare(points: Array, ids: Array, table: Array) -> tuple[tuple, Array]:
+    """What both passes need of a tile: A (x − μ) and RBF values, per chunk."""
     u = jax.lax.map(lambda xs: _whitened(*xs, table), (points, ids))
     g = jax.lax.map(lambda u: jnp.exp(-0.5 * (u[0] ** 2 + u[1] ** 2 + u[2] ** 2)), u)
-    weights, indices = jax.lax.map(
-        lambda xs: _footprints(*xs, channels=channels, options=options), (u, g, ids)
-    )
-    return u, g, weights, indices
+    return u, g
 
 
 def _channels(texels: Array, options: BlendOptions) -> int:
@@ -159,19 +181,22 @@ def select_tile(
 
 def blend_tile(points, ids, table, texels, *, options: BlendOptions):
     """(features [s t c], Σ g [s t]) of one tile of points [s 3 t] with neighbours [s k t]."""
-    size, channels = points.shape[-1], _channels(texels, options)
-    _, g, weights, indices = _prepare(points, ids, table, channels=channels, options=options)
+    side = max(options.patch, 2)
+    flat = texels.reshape(-1, _channels(texels, options))
+    u, g = _prepare(points, ids, table)
+    weights, places = jax.lax.map(lambda xs: _corners(*xs, options=options), (u, g, ids))
 
     def contract(xs):
-        g, weights, indices = xs
+        g, weights, places = xs
         total, scale = _scale(g, options=options)
-        blended = sum(
-            jnp.einsum("tqc,tq->tc", _gather(texels, i, channels=channels), w.reshape(size, -1))
-            for w, i in zip(weights, indices, strict=True)
-        )
+        blended = 0.0
+        for corners, place in zip(weights, places, strict=True):
+            for w, step in zip(corners, (0, 1, side, side + 1), strict=True):
+                for k in range(len(w)):
+                    blended += w[k][:, None] * rows(flat, place[k] + step)
         return blended * scale[:, None], total
 
-    return jax.lax.map(contract, (g, weights, indices))
+    return jax.lax.map(contract, (g, weights, places))
 
 
 def forward_tile(points, table, texels, *, options: BlendOptions, cells: Cells | None = None):
@@ -218,7 +243,10 @@ def backward_tile(carry, points, ids, cotangents, table, texels, *, options: Ble
     """
     channels, size = _channels(texels, options), points.shape[-1]
     dfeatures, dtotal = cotangents
-    u, g, weights, indices = _prepare(points, ids, table, channels=channels, options=options)
+    u, g = _prepare(points, ids, table)
+    weights, indices = jax.lax.map(
+        lambda xs: _footprints(*xs, channels=channels, options=options), (u, g, ids)
+    )
 
     def contract(dtexels, xs):
         g, weights, indices, df = xs
@@ -265,6 +293,10 @@ def _tiled(array: Shaped[Array, "r m"], *, options: BlendOptions) -> Shaped[Arra
     # At least two chunks: a loop of one step is unrolled, and fences nothing.
     chunks = max(2, round(count / tiles / _CHUNK))
     size = -(-count // (tiles * chunks))
+    if size > _PAGE:
+        # Rows a page apart would share cache lines: that halves the speed of the forward sum.
+        size = -(-size // 16) * 16
+        size += 16 * (size % _PAGE == 0)
     padded = jnp.pad(array, ((0, tiles * chunks * size - array.shape[0]), (0, 0)))
     return padded.reshape(tiles, chunks, size, -1)
 
@@ -275,10 +307,13 @@ def forward(
     texels: Float[Array, "n m"],
     *,
     options: BlendOptions,
+    selection: Selection = "auto",
 ) -> tuple[Float[Array, "r c"], Float[Array, "r"], Int[Array, "x s k t"]]:
     """Features and Σ g of one head; the neighbours stay in tiles, as `backward` wants them.
 
-    Many Gaussians are sorted into a grid first, on CPUs: elsewhere its short loops would not pay.
+    `selection` compares a point with 'all' Gaussians or with its grid 'cells' list: the neighbours
+    are the same. 'auto' makes a grid where that pays, and on CPUs only: elsewhere its many short
+    loops would not.
     """
     count = points.shape[0]
     tiles = _tiled(points, options=options).swapaxes(-1, -2)
@@ -293,12 +328,16 @@ def forward(
             lambda x: forward_tile(x, table, texels, options=options, cells=cells), tiles
         )
 
-    forms = {"default": compared}
-    if grid.pays(
-        points=count, gaussians=table.shape[1], neighbors=options.neighbors, metric=options.metric
-    ):
-        forms["cpu"] = listed
-    features, total, ids = jax.lax.platform_dependent(points, tiles, table, texels, **forms)
+    arguments = points, tiles, table, texels
+    many = dict(gaussians=table.shape[1], neighbors=options.neighbors, metric=options.metric)
+    if selection == "cells":
+        features, total, ids = listed(*arguments)
+    elif selection == "auto" and grid.pays(points=count, **many):
+        features, total, ids = jax.lax.platform_dependent(
+            *arguments, cpu=listed, default=compared
+        )
+    else:
+        features, total, ids = compared(*arguments)
     features = features.reshape(-1, features.shape[-1])[:count]
     return features, total.reshape(-1)[:count], ids
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,11 @@ from pallas_kernels.knn_blend.types import BlendOptions, GaussianTable
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A shape: b heads of G² Gaussians, each queried at r points."""
+    """A shape: b heads of G² Gaussians, each queried at r points.
+
+    `layout` says where they lie: anywhere in a 'box'; or as of a 'head', Gaussians on a surface in
+    the order of its UV map and points on a camera's rays, 48 on each.
+    """
 
     heads: int
     points: int
@@ -21,6 +26,7 @@ class Spec:
     patch: int
     channels: int = 8
     neighbors: int = 3
+    layout: Literal["box", "head"] = "box"
 
     @property
     def gaussians(self) -> int:
@@ -62,8 +68,33 @@ def _rotations(random: np.random.Generator, count: int) -> np.ndarray:
     return np.moveaxis(np.array(rows), -1, 0)
 
 
+def _surface(random: np.random.Generator, grid: int) -> np.ndarray:
+    """A rough ellipsoid's points, row after row of its UV grid, [grid², 3]."""
+    polar = np.pi * (0.12 + 0.8 * (np.arange(grid) + 0.5) / grid)[:, None]
+    around = 2 * np.pi * (np.arange(grid) + 0.5) / grid
+    x, z = 0.2 * np.sin(polar) * np.cos(around), 0.24 * np.sin(polar) * np.sin(around)
+    surface = np.stack([x, np.broadcast_to(0.27 * np.cos(polar), x.shape), z], axis=-1)
+    return surface.reshape(-1, 3) + 0.004 * random.normal(size=(grid * grid, 3))
+
+
+def _on_rays(random: np.random.Generator, count: int, *, samples: int = 48) -> np.ndarray:
+    """Points on the rays of a camera that looks at the box ± 0.36, ray after ray, [count, 3]."""
+    rays = -(-count // samples)
+    side = int(np.ceil(rays**0.5))
+    eye = 1.9 * np.array([np.sin(0.4), 0.15, np.cos(0.4)])
+    ahead = -eye / np.linalg.norm(eye)
+    right = np.cross(ahead, [0.0, 1.0, 0.0]) / np.linalg.norm(np.cross(ahead, [0.0, 1.0, 0.0]))
+    row, column = np.divmod(np.arange(rays), side) / np.float64(side) - 0.5
+    toward = ahead + 0.36 * (column[:, None] * right - row[:, None] * np.cross(right, ahead))
+    bounds = np.sort([(-0.36 - eye) / toward, (0.36 - eye) / toward], axis=0)
+    near, far = bounds[0].max(axis=-1), bounds[1].min(axis=-1)
+    step = (np.arange(samples) + random.uniform(size=(rays, samples))) / samples
+    depth = near[:, None] + step * np.maximum(far - near, 1e-3)[:, None]
+    return (eye + depth[..., None] * toward[:, None]).reshape(-1, 3)[:count]
+
+
 def make_inputs(spec: Spec, *, seed: int = 0, valid: float = 0.9) -> Inputs:
-    """Random points and Gaussians in a head's box, the radii near the Gaussians' spacing.
+    """Random points and Gaussians of a head's size, the radii near the Gaussians' spacing.
 
     Args:
       spec: the shape.
@@ -72,14 +103,22 @@ def make_inputs(spec: Spec, *, seed: int = 0, valid: float = 0.9) -> Inputs:
     """
     random = np.random.default_rng(seed)
     b, n = spec.heads, spec.gaussians
-    spacing = 0.6 / max(n, 2) ** (1 / 3)
+    if spec.layout == "head":
+        spacing = 0.8 / n**0.5
+        centers = np.stack([_surface(random, spec.grid) for _ in range(b)])
+    else:
+        spacing = 0.6 / max(n, 2) ** (1 / 3)
+        centers = random.uniform(-0.3, 0.3, (b, n, 3))
     table = GaussianTable(
-        centers=jnp.asarray(random.uniform(-0.3, 0.3, (b, n, 3)), jnp.float32),
+        centers=jnp.asarray(centers, jnp.float32),
         rotations=jnp.asarray(_rotations(random, b * n).reshape(b, n, 3, 3), jnp.float32),
         radii=jnp.asarray(spacing * random.uniform(0.5, 1.5, (b, n, 3)), jnp.float32),
         valid=jnp.asarray(random.uniform(size=(b, n)) < valid),
     )
     side = spec.grid * spec.patch
-    points = random.uniform(-0.36, 0.36, (b, spec.points, 3))
+    if spec.layout == "head":
+        points = np.stack([_on_rays(random, spec.points) for _ in range(b)])
+    else:
+        points = random.uniform(-0.36, 0.36, (b, spec.points, 3))
     atlas = random.normal(size=(b, side, side, 3 * spec.channels))
     return jnp.asarray(points, jnp.float32), table, jnp.asarray(atlas, jnp.float32)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.knn_blend import cells
+from pallas_kernels.knn_blend import cells, reference
 from pallas_kernels.knn_blend.select import select
+from pallas_kernels.knn_blend.specs import Spec, make_inputs, options_of
 
 
 @functools.partial(jax.jit, static_argnames=("neighbors", "metric"))
@@ -222,3 +223,23 @@ class TestCells:
         assert cells.pays(**many)
         for change in ({"points": 2**10}, {"gaussians": 256}, {"metric": "rbf"}):
             assert not cells.pays(**many | change)
+
+    def test_the_reference_finds_the_same_with_and_without_lists(self):
+        spec = Spec(heads=1, points=1500, grid=18, patch=2, channels=2, layout="head")
+        inputs, options = make_inputs(spec), options_of(spec, tile=800)
+        points, table, atlas = jax.tree.map(lambda a: a[0], inputs)
+
+        @functools.partial(jax.jit, static_argnames="selection")
+        def run(points, table, atlas, *, selection):
+            frames = reference.frames(table, options=options)
+            texels = reference.texel_table(atlas, patch=options.patch)
+            return reference.forward(
+                points, frames, texels, options=options, selection=selection
+            )
+
+        for got, want in zip(
+            run(points, table, atlas, selection="cells"),
+            run(points, table, atlas, selection="all"),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(got, want)
