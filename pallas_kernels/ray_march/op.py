@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels import dispatch
-from pallas_kernels.ray_march import reference, tpu
+from pallas_kernels.ray_march import gpu, reference, tpu
 from pallas_kernels.ray_march.types import Marched, MarchOptions
 
-_KERNELS = {"tpu": tpu}
+_KERNELS = {"tpu": tpu, "gpu": gpu}
 
 
 def _run(kind: str, arguments: tuple, options: MarchOptions):
