@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from pallas_kernels.triplane_sample.tpu_tile import LANES, SUBLANES, TILE
 _ROW_BYTES = 4 * LANES
 
 
+@runtime_checkable
 class Bound(Protocol):
     """A field inside a kernel; `points` are x, y, z of a tile's rays, each [8 128]."""
 
