@@ -43,9 +43,9 @@ SPECS = {
     "training": Spec(heads=4, points=_RAYS, sizes=(256, 256)),
     # A slab of the density grid from which a mesh is made.
     "mesh": Spec(heads=1, points=512 * 512, sizes=(256, 256)),
-    "tiny": Spec(heads=2, points=10, sizes=(4, 8), channels=4, axes=XY_XZ_YZ),
+    "tiny": Spec(heads=2, points=7, sizes=(4, 8), channels=4, axes=XY_XZ_YZ),
     "odd": Spec(heads=1, points=23, sizes=(9, 7), channels=5, box=1.3, axes=LN3DIFF_AXES),
-    "grid": Spec(heads=2, points=9, sizes=(3, 5, 6), channels=3, axes=PANOHEAD_AXES),
+    "grid": Spec(heads=2, points=5, sizes=(3, 5, 6), channels=3, axes=PANOHEAD_AXES),
     "wide": Spec(heads=1, points=17, sizes=(3, 11), channels=48, axes=((1, 2),)),
     "flat": Spec(heads=1, points=19, sizes=(1, 6, 1), channels=2, axes=((2, 0, 1), (0, 1, 2))),
     "single": Spec(heads=1, points=1, sizes=(1, 1), channels=1, axes=((0, 1),)),

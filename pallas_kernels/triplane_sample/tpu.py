@@ -12,7 +12,9 @@ Invariant: a point that pads the last tile has a gradient of zero.
 from __future__ import annotations
 
 import functools
+import math
 
+import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -60,6 +62,17 @@ def _prepare(coordinates, firsts, floats, scalars, *, layout: Layout, slopes: bo
     _to_scalars(floats, scalars, semaphore)
 
 
+def _clear(table) -> None:
+    """Zeros, a plane's share of rows after the other: written out they would be a large program."""
+    rows = math.gcd(table.shape[1], TILE)
+
+    def step(i, _):
+        table[0, pl.ds(i * rows, rows)] = jnp.zeros((rows, LANES), jnp.float32)
+        return 0
+
+    jax.lax.fori_loop(0, table.shape[1] // rows, step, 0)
+
+
 def _live(layout: Layout) -> Array:
     """Points of this tile that are not padding."""
     return jnp.minimum(layout.points - pl.program_id(2) * TILE, TILE)
@@ -87,7 +100,7 @@ def _backward_kernel(
 ):  # fmt: skip
     @pl.when(pl.program_id(2) == 0)
     def _():
-        dtable[...] = jnp.zeros(dtable.shape, jnp.float32)
+        _clear(dtable)
 
     _prepare(
         coordinates, (first_vectors, firsts), floats, scalars,

@@ -36,7 +36,7 @@ from jaxtyping import Array, Float
 SUBLANES, LANES = 8, 128
 TILE = SUBLANES * LANES
 # Points of the walk that are written out, so that their loads overlap.
-_UNROLL = 4
+_UNROLL = 8
 dot = functools.partial(
     jax.lax.dot_general,
     precision=jax.lax.Precision.HIGHEST,
