@@ -22,7 +22,7 @@ from pallas_kernels.triplane_sample.naive import triplane_sample_naive
 from pallas_kernels.triplane_sample.specs import SPECS, Spec, make_inputs, options_of
 from tests.pallas_kernels.conftest import TOPOLOGIES
 
-IMPLEMENTATIONS = ("reference", "tpu_interpret")
+IMPLEMENTATIONS = ("reference", "tpu_interpret", "gpu_interpret")
 # Each small shape with one way of reducing, so that all three meet tri-planes and tri-grids.
 SMALL = {
     "tiny": "none",
@@ -278,11 +278,11 @@ class TestOnTPU:
         np.testing.assert_allclose(got, want, atol=1e-6)
 
     def test_tiles_follow_one_another(self, monkeypatch):
-        """Three short tiles, the last nearly empty: the planes' gradient is carried along."""
+        """Two short tiles, the last nearly empty: the planes' gradient is carried along."""
         monkeypatch.setattr(tpu, "SUBLANES", 1)
         for module in (tpu, tpu_tile):
             monkeypatch.setattr(module, "TILE", tpu.LANES)
-        spec = Spec(heads=1, points=2 * tpu.TILE + 3, sizes=(2, 3), channels=2, axes=((0, 1),))
+        spec = Spec(heads=1, points=tpu.TILE + 3, sizes=(2, 3), channels=2, axes=((0, 1),))
         _assert_conforms(*make_inputs(spec), options_of(spec, implementation="tpu_interpret"))
 
     def test_what_it_cannot_serve_is_told(self):
@@ -296,18 +296,25 @@ class TestOnTPU:
         with pytest.raises(ValueError, match="one plane takes .* MiB of VMEM"):
             jax.eval_shape(call, *shapes)
 
-    @pytest.mark.parametrize("name", REAL)
-    def test_lowering_for_it_picks_the_kernels(self, name):
-        text = _traced(SPECS[name], None).lower(lowering_platforms=("tpu",)).as_text()
-        assert "triplane_sample_forward" in text and "triplane_sample_backward" in text
-        assert text.count("tpu_custom_call") >= 2
-
     @pytest.mark.tpu_backend
     @pytest.mark.parametrize("topology", TOPOLOGIES)
     @pytest.mark.parametrize("name", (*REAL, "odd", "grid"))
     def test_compiles_for_it(self, name, topology, tpu_sharding):
         compiled = _traced(SPECS[name], tpu_sharding(topology)).lower().compile()
         assert compiled.as_text().count("tpu_custom_call") >= 2
+
+
+class TestLowering:
+    @pytest.mark.parametrize("name", REAL)
+    @pytest.mark.parametrize(
+        "platform,call", (("tpu", "tpu_custom_call"), ("cuda", "__gpu$xla.gpu.triton"))
+    )
+    def test_an_accelerator_gets_its_kernels(self, platform, call, name):
+        text = _traced(SPECS[name], None).lower(lowering_platforms=(platform,)).as_text()
+        assert text.count(call) >= 2
+
+    def test_a_cpu_gets_none(self):
+        assert "custom_call" not in _traced(SPECS["tiny"], None).lower().as_text()
 
 
 def _traced(spec, sharding):
