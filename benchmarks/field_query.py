@@ -8,12 +8,7 @@ The two forms are timed in turn, so that a drifting machine drifts for both; med
 
 import argparse
 import json
-import os
-import platform
-import re
-import statistics
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -21,6 +16,7 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.timing import environment, in_turn
 from pallas_kernels.knn_blend import knn_blend
 from pallas_kernels.knn_blend.naive import knn_blend_naive
 from pallas_kernels.knn_blend.specs import SPECS, make_inputs, options_of
@@ -44,12 +40,6 @@ def programs(form, spec):
     return {"forward": jax.jit(forward), "forward_backward": jax.jit(gradient)}
 
 
-def milliseconds(program, inputs):
-    began = time.perf_counter()
-    jax.block_until_ready(program(*inputs))
-    return 1e3 * (time.perf_counter() - began)
-
-
 def measure(name, *, runs):
     """Medians and ratios of one shape."""
     spec = SPECS[name]
@@ -58,26 +48,10 @@ def measure(name, *, runs):
     result = {"points": spec.heads * spec.points, "gaussians": spec.gaussians,
               "neighbors": spec.neighbors, "patch": spec.patch}  # fmt: skip
     for kind in ("forward", "forward_backward"):
-        times = {form: [] for form in FORMS}
-        for form in FORMS:
-            milliseconds(compiled[form][kind], inputs)
-        for _ in range(runs):
-            for form in FORMS:
-                times[form].append(milliseconds(compiled[form][kind], inputs))
-        medians = {form: statistics.median(values) for form, values in times.items()}
+        medians, _ = in_turn({form: compiled[form][kind] for form in FORMS}, inputs, runs=runs)
         result[kind] = {f"{form}_ms": round(value, 2) for form, value in medians.items()}
         result[kind]["naive_over_tiled"] = round(medians["naive"] / medians["tiled"], 2)
     return result
-
-
-def device_name(device):
-    """The accelerator's name; for CPUs the processor's and the number of cores."""
-    if device.platform != "cpu":
-        return device.device_kind
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
-    name = found[1] if found else platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores"
 
 
 def main():
@@ -85,11 +59,7 @@ def main():
     parser.add_argument("--output", type=Path)
     parser.add_argument("--runs", type=int, default=7)
     arguments = parser.parse_args()
-    device = jax.devices()[0]
-    report = {
-        "device": device_name(device),
-        "platform": device.platform,
-        "jax": jax.__version__,
+    report = environment() | {
         "runs": arguments.runs,
         "shapes": {name: measure(name, runs=arguments.runs) for name in ("query", "query_demo")},
     }

@@ -47,9 +47,9 @@ _OUTSIDE = 1e14
 _NOWHERE = 1e18
 # Relative slack of squared distances; what rounding can do to them is a tenth of it.
 _SLACK = 1e-5
-# Takeover, measured (`benchmarks/growth.py`): pairs of points and Gaussians, and points, from which
-# a grid's lists pay for themselves; K > 4 spends too much on insertion to gain earlier.
-_PAIRS, _PAIRS_MANY_NEIGHBORS, _POINTS = 2**28, 2**30, 2**15
+# Takeover, measured (`benchmarks/growth.py`): points, and pairs of points and Gaussians, from which
+# a grid's lists pay for their making; for K ≤ 4, and beyond, where insertion takes most of the time.
+_POINTS, _PAIRS = (2**16, 2**17), (2**28, 2**29)
 # From here on more cells are worth their lists.
 _POINTS_FINE = 2**20
 
@@ -81,8 +81,9 @@ Box = tuple[Float[Array, "3"], Float[Array, "3"]]
 
 def pays(*, points: int, gaussians: int, neighbors: int, metric: str) -> bool:
     """Whether a grid is expected to be faster than comparing everything, its making included."""
-    pairs = _PAIRS if neighbors <= 4 else _PAIRS_MANY_NEIGHBORS
-    return metric == "euclidean" and points >= _POINTS and points * gaussians >= pairs
+    many = int(neighbors > 4)
+    enough = points >= _POINTS[many] and points * gaussians >= _PAIRS[many]
+    return metric == "euclidean" and enough
 
 
 def side_for(points: int) -> int:
