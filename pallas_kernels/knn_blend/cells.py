@@ -48,7 +48,7 @@ _NOWHERE = 1e18
 # Relative slack of squared distances; what rounding can do to them is a tenth of it.
 _SLACK = 1e-5
 # Takeover, measured (`benchmarks/growth.py`): points, and pairs of points and Gaussians, from which
-# a grid's lists pay for their making; for K ≤ 4, and beyond, where insertion takes most of the time.
+# a grid's lists pay for their making; for K ≤ 4, and above, where insertion takes most of the time.
 _POINTS, _PAIRS = (2**16, 2**17), (2**28, 2**29)
 # From here on more cells are worth their lists.
 _POINTS_FINE = 2**20
