@@ -88,7 +88,7 @@ class GaussianField:
         return features.reshape(-1, features.shape[-1])[:count], total.reshape(-1)[:count]
 
     def zeros(self):
-        return jnp.zeros_like(self.texels), jnp.zeros((self.frames.shape[1], 12))
+        return jnp.zeros_like(self.texels), jnp.zeros_like(self.frames.T)
 
     def pull(self, gradient, points, saved, cotangents):
         chunks, size = self._chunks(points.shape[0])
@@ -124,7 +124,7 @@ class TriplaneField:
     options: LookupOptions = dataclasses.field(metadata={"static": True})
 
     def choose(self, points):
-        return jnp.zeros((0, points.shape[0]), jnp.int32)
+        return jnp.zeros_like(points.T[:0], jnp.int32)
 
     def lookup(self, points, saved):
         features = triplane.sample_tile(self.planes[None], points.T, options=self.options)

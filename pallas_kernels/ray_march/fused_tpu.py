@@ -208,7 +208,7 @@ def _backward_kernel(refs: dict, bound: Bound, *, plan: Plan, rays: int, saved: 
 # --- calls ---
 
 
-def why_not(field: Field, decoder: Decoder, depths: Array, *, gradient: bool) -> str | None:
+def why_not(field: Field, decoder: Decoder, depths, *, gradient: bool) -> str | None:
     """What keeps the kernel (or, with `gradient`, the backward one) from serving these shapes."""
     if not depths.size:
         return "there are no samples"
