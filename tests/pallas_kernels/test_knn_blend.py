@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.knn_blend import BlendOptions, GaussianTable, knn_blend
-from pallas_kernels.knn_blend.naive import blend_chosen, knn_blend_naive, patches_of
+from pallas_kernels.knn_blend import BlendOptions, knn_blend
+from pallas_kernels.knn_blend.naive import knn_blend_naive, patches_of
 from pallas_kernels.knn_blend.specs import SPECS, Spec, make_inputs, options_of
 from pallas_kernels.knn_blend.types import EPSILON, PLANE_AXES
+from tests.pallas_kernels import knn_checks as checks
 
 SMALL = ("tiny", "odd", "few", "texel", "single")
 VARIANTS = ({"metric": "rbf"}, {"radii": "variance"}, {"blend": "raw"}, {"extent": 3.5})
@@ -37,89 +38,18 @@ def _float64_point(table, payload, point, ids, options):
     return features / (total + EPSILON if options.blend == "normalized" else 1.0), total
 
 
-_FLOATS = ("centers", "rotations", "radii")
-
-
-def _split(inputs):
-    """What has a gradient, by name, and which Gaussians are valid."""
-    points, table, atlas = inputs
-    floats = {name: getattr(table, name) for name in _FLOATS}
-    return {"points": points, "atlas": atlas} | floats, table.valid
-
-
-def _joined(floats, valid):
-    table = GaussianTable(**{name: floats[name] for name in _FLOATS}, valid=valid)
-    return floats["points"], table, floats["atlas"]
-
-
-def _probes(spec, seed=1):
-    keys = jax.random.split(jax.random.key(seed))
-    shape = (spec.heads, spec.points)
-    return jax.random.normal(keys[0], (*shape, spec.channels)), jax.random.normal(keys[1], shape)
-
-
-@functools.partial(jax.jit, static_argnames=("blend", "options"))
-def _run(inputs, probes, *, blend=knn_blend, options):
-    """Features, Σ g, ids; and the gradients of Σ probes · outputs, by name."""
-    floats, valid = _split(inputs)
-
-    def objective(floats):
-        points, table, atlas = _joined(floats, valid)
-        outputs = blend(points, table, atlas=atlas, options=options)
-        return sum(jnp.sum(o * p) for o, p in zip(outputs[:2], probes, strict=True)), outputs
-
-    gradients, outputs = jax.grad(objective, has_aux=True)(floats)
-    return outputs, gradients
-
-
-def _float64_gradients(inputs, probes, ids, options):
-    """Gradients of the plain formulas in float64, for neighbours that are already chosen."""
-    floats, valid = _split(inputs)
-
-    def objective(floats):
-        points, table, atlas = jax.tree.map(lambda a: a[0], _joined(floats, valid))
-        payload = patches_of(atlas, patch=options.patch)
-        out = blend_chosen(points, table, payload=payload, ids=ids[0], options=options)
-        return jnp.sum(out[0] * wide_probes[0][0]) + jnp.sum(out[1] * wide_probes[1][0])
-
-    with jax.enable_x64(True):
-        wide = functools.partial(jnp.asarray, dtype=jnp.float64)
-        wide_probes = [wide(p) for p in probes]
-        gradients = jax.grad(objective)({name: wide(value) for name, value in floats.items()})
-        return {name: np.asarray(value) for name, value in gradients.items()}
-
-
-def _assert_gradients_match(got, want):
-    for name, expected in want.items():
-        a, b = np.float64(got[name]).ravel(), np.float64(expected).ravel()
-        scale = np.linalg.norm(b)
-        assert np.linalg.norm(a - b) <= 1e-4 * scale + 1e-12, name
-        assert a @ b >= 0.99999 * np.linalg.norm(a) * scale - 1e-12, name
-
-
 def _outputs(inputs, spec, **changes):
     """What `knn_blend` gives; compiled with its gradients, which most tests want anyway."""
     options = options_of(spec, tile=100, **changes)
-    return jax.tree.map(np.asarray, _run(inputs, _probes(spec), options=options)[0])
-
-
-def _table(centers, *, radii=0.1, valid=None):
-    centers = jnp.asarray(centers, jnp.float32)
-    count = centers.shape[0]
-    return GaussianTable(
-        centers=centers[None],
-        rotations=jnp.broadcast_to(jnp.eye(3), (1, count, 3, 3)),
-        radii=jnp.full((1, count, 3), radii, jnp.float32),
-        valid=jnp.ones((1, count), bool) if valid is None else jnp.asarray(valid)[None],
-    )
+    return jax.tree.map(np.asarray, checks.run(inputs, checks.probes(spec), options=options)[0])
 
 
 class TestAgreesWithTheFormulas:
     @pytest.mark.parametrize("variant", ({}, *VARIANTS), ids=str)
     def test_features_and_gradients_are_those_of_float64(self, variant):
-        inputs, probes, options = make_inputs(SPEC), _probes(SPEC), options_of(SPEC, tile=100)
+        inputs, probes, options = make_inputs(SPEC), checks.probes(SPEC), options_of(SPEC, tile=100)
         options = dataclasses.replace(options, **variant)
-        (features, total, ids), gradients = _run(inputs, probes, options=options)
+        (features, total, ids), gradients = checks.run(inputs, probes, options=options)
         table = {name: np.float64(value[0]) for name, value in vars(inputs[1]).items()}
         payload = np.float64(patches_of(inputs[2][0], patch=SPEC.patch))
         for r in range(0, SPEC.points, 7):
@@ -127,18 +57,20 @@ class TestAgreesWithTheFormulas:
             want = _float64_point(table, payload, point, np.asarray(ids[0, r]), options)
             np.testing.assert_allclose(total[0, r], want[1], rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(features[0, r], want[0], atol=1e-5)
-        _assert_gradients_match(gradients, _float64_gradients(inputs, probes, ids, options))
+        checks.assert_gradients_match(
+            gradients, checks.float64(inputs, probes, ids, options)[1]
+        )
 
     @pytest.mark.parametrize("name", SMALL)
     def test_every_small_shape_agrees_with_the_naive_program(self, name):
         spec, inputs = SPECS[name], make_inputs(SPECS[name])
-        options, probes = options_of(spec, tile=100), _probes(spec)
-        got, gradients = _run(inputs, probes, options=options)
-        want, expected = _run(inputs, probes, blend=knn_blend_naive, options=options)
+        options, probes = options_of(spec, tile=100), checks.probes(spec)
+        got, gradients = checks.run(inputs, probes, options=options)
+        want, expected = checks.run(inputs, probes, blend=knn_blend_naive, options=options)
         np.testing.assert_array_equal(got[2], want[2])
         np.testing.assert_allclose(got[0], want[0], atol=1e-5)
         np.testing.assert_allclose(got[1], want[1], rtol=1e-5, atol=1e-6)
-        _assert_gradients_match(gradients, expected)
+        checks.assert_gradients_match(gradients, expected)
 
     def test_the_tile_changes_nothing_but_rounding(self):
         inputs = make_inputs(SPEC)
@@ -199,7 +131,7 @@ class TestInvariances:
 def _finite(inputs, spec, **changes):
     """Outputs and gradients, none of them infinite or NaN."""
     options = options_of(spec, tile=100, **changes)
-    outputs, gradients = _run(inputs, _probes(spec), options=options)
+    outputs, gradients = checks.run(inputs, checks.probes(spec), options=options)
     for name, value in gradients.items():
         assert np.isfinite(value).all(), name
     assert np.isfinite(outputs[0]).all() and np.isfinite(outputs[1]).all()
@@ -224,14 +156,14 @@ class TestExtremes:
 
     def test_points_outside_every_patch_take_its_border(self):
         spec = Spec(heads=1, points=2, grid=1, patch=4, channels=1, neighbors=1)
-        table = _table([[0.0, 0.0, 0.0]], radii=0.1)
+        table = checks.table([[0.0, 0.0, 0.0]], radii=0.1)
         atlas = jnp.arange(48.0).reshape(1, 4, 4, 3)
         points = jnp.array([[[0.35, 0.35, 0.35], [0.45, 0.38, 0.41]]])
         outputs, gradients = _finite((points, table, atlas), spec, blend="raw")
         # The corner texel of all three planes times the RBF value, and no slope but the RBF's.
         corner = np.mean(atlas[0, 3, 3])
         np.testing.assert_allclose(outputs[0][..., 0], corner * outputs[1], rtol=1e-5)
-        probes = _probes(spec)
+        probes = checks.probes(spec)
         slope = (corner * probes[0][..., 0] + probes[1]) * outputs[1]
         want = -slope[..., None] * points / 0.01
         np.testing.assert_allclose(gradients["points"], want, rtol=1e-4)
@@ -275,7 +207,7 @@ class TestTransformations:
         spec, options = SPECS["tiny"], options_of(SPECS["tiny"], tile=100)
         sets = [make_inputs(spec, seed=s) for s in range(2)]
         stacked = jax.tree.map(lambda *a: jnp.stack(a), *sets)
-        run = functools.partial(_run, probes=_probes(spec), options=options)
+        run = functools.partial(checks.run, cotangents=checks.probes(spec), options=options)
         together = jax.vmap(run)(stacked)
         for i, inputs in enumerate(sets):
             outputs, gradients = run(inputs)
@@ -286,8 +218,8 @@ class TestTransformations:
 
     def test_outputs_and_gradients_are_float32_and_repeat_to_the_bit(self):
         inputs, options = make_inputs(SPEC), options_of(SPEC, tile=100)
-        first = _run(inputs, _probes(SPEC), options=options)
-        again = _run(inputs, _probes(SPEC), options=options)
+        first = checks.run(inputs, checks.probes(SPEC), options=options)
+        again = checks.run(inputs, checks.probes(SPEC), options=options)
         assert [o.dtype for o in first[0]] == [jnp.float32, jnp.float32, jnp.int32]
         assert {g.dtype for g in first[1].values()} == {jnp.dtype(jnp.float32)}
         jax.tree.map(np.testing.assert_array_equal, first, again)
@@ -303,28 +235,11 @@ class TestTransformations:
         np.testing.assert_array_equal(jax.grad(through_ids)(points), 0.0)
 
 
-def _zeros(spec):
-    """`make_inputs` as zeros, for shapes only."""
-    b, n, side = spec.heads, spec.gaussians, spec.grid * spec.patch
-    table = GaussianTable(
-        centers=jnp.zeros((b, n, 3)),
-        rotations=jnp.zeros((b, n, 3, 3)),
-        radii=jnp.zeros((b, n, 3)),
-        valid=jnp.zeros((b, n), bool),
-    )
-    return jnp.zeros((b, spec.points, 3)), table, jnp.zeros((b, side, side, 3 * spec.channels))
-
-
 class TestMemory:
     def _temporaries(self, blend, **changes):
         spec = dataclasses.replace(Spec(heads=1, points=8192, grid=8, patch=8), **changes)
         options = options_of(spec, tile=2048)
-        floats, valid = _split(_zeros(spec))
-
-        def run(floats, probes):
-            return _run(_joined(floats, valid), probes, blend=blend, options=options)
-
-        compiled = jax.jit(run).lower(floats, _probes(spec)).compile()
+        compiled = checks.traced(spec, blend=blend, options=options).lower().compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     def test_forward_and_backward_stay_far_below_the_naive_program(self):
