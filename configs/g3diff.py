@@ -63,6 +63,7 @@ def demo() -> ml_collections.ConfigDict:
         density_gate=1.0,           # c of σ·min(1, c·Σg)
         density_scale=20.0,         # paper: 1
         tile=4096,                  # points at a time
+        implementation="auto",      # or "reference", "tpu", "gpu": which form of the kernels runs
     ))  # fmt: skip
     config.render = ConfigDict()
     config.render.evaluation = ConfigDict(dict(

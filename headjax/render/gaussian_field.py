@@ -63,12 +63,11 @@ class FieldOptions:
     """Choices of the field; the defaults are the project's reading of the paper.
 
     Attributes:
-      patch, neighbors, metric, radii, blend, extent, tile: see `BlendOptions`.
+      patch, neighbors, metric, radii, blend, extent, tile, implementation: see `BlendOptions`.
       plane_reduce: how a Gaussian's three planes combine.
       density_gate: c of σ·min(1, c·Σg), which keeps empty space empty; None leaves σ alone.
       density_scale: factor of the decoded density (1 in the paper; larger trains faster when few
         samples meet the surface).
-      implementation: which form of the kernels runs, see `pallas_kernels.dispatch`.
     """
 
     patch: int = 8
@@ -92,6 +91,7 @@ class FieldOptions:
             blend=self.blend,
             extent=self.extent,
             tile=self.tile,
+            implementation=self.implementation,
         )
 
     def decoder_options(self) -> DecoderOptions:

@@ -136,6 +136,21 @@ def _pull(state: tuple, sigma, gain, delta, total, options: MarchOptions):
     return (before + optical, passed), _Interval(weight, dsigma, doptical * density)
 
 
+def _ahead(samples: int, depth, sigma, gain, options: MarchOptions) -> tuple:
+    """Of all intervals between samples: optical depth, the last sample's t, σ and p, and Σ w·p."""
+
+    def step(s, carry):
+        before, t, sigma_here, gain_here, passed = carry
+        t_next, sigma_next, gain_next = depth(s), sigma(s), gain(s)
+        optical = activated(_mean(options, sigma_here, sigma_next), options) * (t_next - t)
+        weight = opacity(optical) * jnp.exp(-before)
+        passed = passed + weight * _mean(options, gain_here, gain_next)
+        return before + optical, t_next, sigma_next, gain_next, passed
+
+    nothing = jnp.zeros_like(depth(0))
+    return jax.lax.fori_loop(1, samples, step, (nothing, depth(0), sigma(0), gain(0), nothing))
+
+
 def backward(
     samples: int,
     *,
@@ -155,24 +170,17 @@ def backward(
         for the term W·ḡ_t.
       options: see `MarchOptions`.
     """
-    first, nothing = depth(0), jnp.zeros_like(depth(0))
-    left = options.rule == "left"
-
-    def ahead(s, carry):
-        """Total gain."""
-        (before, passed), t, sigma_here, gain_here = carry
-        t_next, sigma_next, gain_next = depth(s), sigma(s), gain(s)
-        optical = activated(_mean(options, sigma_here, sigma_next), options) * (t_next - t)
-        weight = opacity(optical) * jnp.exp(-before)
-        passed = passed + weight * _mean(options, gain_here, gain_next)
-        return (before + optical, passed), t_next, sigma_next, gain_next
-
-    start = ((nothing, nothing), first, sigma(0), gain(0))
-    (before, total), last, sigma_last, gain_last = jax.lax.fori_loop(1, samples, ahead, start)
+    first, nothing, left = depth(0), jnp.zeros_like(depth(0)), options.rule == "left"
+    before, last, sigma_last, gain_last, total = _ahead(samples, depth, sigma, gain, options)
     delta = (last - first) / (samples - 1)
+    # The last interval of the left rule has the others' mean length, so all of a ray's length
+    # bears on it: its gradient goes to the first and the last sample.
+    mean_gradient = nothing
     if left:
-        weight = opacity(activated(sigma_last, options) * delta) * jnp.exp(-before)
-        total = total + weight * gain_last
+        density = activated(sigma_last, options)
+        total = total + opacity(density * delta) * jnp.exp(-before) * gain_last
+        doptical = jnp.exp(-(before + density * delta)) * gain_last
+        mean_gradient = doptical * density / (samples - 1)
 
     def give(s, behind: _Interval, here: _Interval, spread):
         """Sample s lies between the intervals `behind` and `here`; `spread` goes to its dt."""
@@ -186,7 +194,7 @@ def backward(
             behind.ddelta - here.ddelta,
         )
 
-    def pulled(s, carry):
+    def step(s, carry):
         state, behind, t, sigma_here, gain_here = carry
         t_next, sigma_next, gain_next = depth(s), sigma(s), gain(s)
         state, here = _pull(
@@ -197,23 +205,10 @@ def backward(
             total,
             options,
         )
+        give(s - 1, behind, here, jnp.where(s == 1, -mean_gradient, 0.0))
         return state, here, t_next, sigma_next, gain_next
 
     none = _Interval(nothing, nothing, nothing)
-    # The last interval of the left rule has the others' mean length, so all of a ray's length
-    # bears on it: its gradient goes to the first and the last sample.
-    mean_gradient = nothing
-    if left:
-        doptical = jnp.exp(-(before + activated(sigma_last, options) * delta)) * gain_last
-        mean_gradient = doptical * activated(sigma_last, options) / (samples - 1)
-
-    def step(s, carry):
-        behind = carry[1]
-        carry = pulled(s, carry)
-        is_first = jnp.where(s == 1, 1.0, 0.0)
-        give(s - 1, behind, carry[1], -mean_gradient * is_first)
-        return carry
-
     start = ((nothing, nothing), none, first, sigma(0), gain(0))
     state, behind, t, sigma_here, gain_here = jax.lax.fori_loop(1, samples, step, start)
     here = none

@@ -166,6 +166,30 @@ def named(tree):
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
+def test_decoding_is_the_formula_of_eg3ds_decoder():
+    decoder, features = make_decoder(8, 32, 3), np.random.default_rng(0).normal(size=(7, 8))
+    w = jax.tree.map(lambda a: np.asarray(a, np.float64), decoder)
+    out = np.log1p(np.exp(features @ w.w0 + w.b0)) @ w.w1 + w.b1
+    reach, points = jnp.linspace(0.0, 3.0, 7), jnp.linspace(-0.6, 0.6, 21).reshape(7, 3)
+
+    def decoded(**options):
+        given = jnp.asarray(features, jnp.float32), DecoderOptions(**options)
+        return decode(decoder, given[0], reach=reach, points=points, options=given[1])
+
+    sigma, color = decoded()
+    np.testing.assert_allclose(color, 1.002 / (1 + np.exp(-out[:, 1:])) - 0.001, rtol=1e-4)
+    np.testing.assert_allclose(sigma, out[:, 0], rtol=1e-4, atol=1e-6)
+    sigma, color = decoded(color="none", density="softplus", gate=0.5, scale=4.0)
+    gate = np.minimum(1.0, 0.5 * np.asarray(reach))
+    np.testing.assert_allclose(sigma, 4 * gate * np.log1p(np.exp(out[:, 0] - 1)), rtol=1e-4)
+    np.testing.assert_allclose(color, out[:, 1:], rtol=1e-4, atol=1e-6)
+    sigma, color = decoded(color="leaky_relu", crop=0.4)
+    want = np.where(out[:, 1:] > 0, out[:, 1:], 0.2 * out[:, 1:]) * np.sqrt(2)
+    np.testing.assert_allclose(color, want, rtol=1e-4, atol=1e-6)
+    outside = np.abs(np.asarray(points)[:, ::2]).max(-1) > 0.4
+    np.testing.assert_array_equal(sigma == -1e3, outside)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", CASES)
 def test_every_form_is_its_parts_in_float64_and_their_gradient(name, form):

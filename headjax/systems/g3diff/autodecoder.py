@@ -174,7 +174,7 @@ def regularisers(
 
 
 def ray_terms(key: Array, mlp, heads, batch: rays.RayBatch, *, config):
-    """Renders the rays and compares: equations 1–3 and 8. Returns terms and mean Σ of RBF values."""
+    """Renders the rays and compares: equations 1–3 and 8. Returns terms and mean Σ of RBFs."""
     train = config.autodecoder
     depths = rays.draw_depths(
         key, batch, sampling=train.sampling, box=config.render.evaluation.box

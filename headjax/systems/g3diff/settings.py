@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import ml_collections
 
@@ -11,6 +12,7 @@ from headjax.errors import UserError
 from headjax.metrics.sets import FEATURE_SIZE
 from headjax.nets.payload_decoder import PayloadDecoderConfig
 from headjax.render.gaussian_field import FieldOptions, RayOptions
+from pallas_kernels.dispatch import Implementation
 
 PERCEPTUAL = ("multiscale_l1", "none")
 # The fields that name one of several ways; anything else would be a slip of the pen.
@@ -19,6 +21,7 @@ _CHOICES = {
     "field.radii": ("std", "variance"),
     "field.blend": ("normalized", "raw"),
     "field.plane_reduce": ("mean", "sum"),
+    "field.implementation": get_args(Implementation),
     "render.evaluation.rule": ("midpoint", "left"),
     "decoder.kind": ("grid", "stylegan2"),
     "autodecoder.code_init": ("identity", "random"),
