@@ -1,21 +1,25 @@
-"""Memory of an auto-decoder step at Gaussian3Diff's table 2, from the compiled program itself.
+"""An auto-decoder step at Gaussian3Diff's table 2: memory by the compiled program, and time.
 
-  python benchmarks/step_memory.py                       # on this machine's device
-  python benchmarks/step_memory.py --topology=v5e:2x2    # for one chip of it, by libtpu, without it
-  python benchmarks/step_memory.py --output=FILE         # also writes JSON
+  python benchmarks/training_step.py                       # on this machine's device
+  python benchmarks/training_step.py --runs=0              # memory only, nothing is run
+  python benchmarks/training_step.py --topology=v5e:2x2    # memory on a chip, by libtpu alone
+  python benchmarks/training_step.py --output=FILE         # also writes JSON
 
 The step is the trainer's own: batch 4, 64² rays of 48 samples, 1,024 Gaussians of 8×8 texels, the
 17.3-million-parameter decoder and Adam's state, 24 identities, float32. The total is arguments +
 outputs − aliased + temporaries; rendering alone is the step minus one that decodes, and learns
-from the payload itself. Nothing is run.
+from the payload itself. Times are medians of whole steps, the state handed on from one to the next.
 """
 
 import argparse
 import dataclasses
 import functools
 import json
+import math
 import os
+import statistics
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -23,6 +27,8 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.timing import environment
+from headjax.geometry.cameras import label_from_camera, orbit
 from headjax.systems.g3diff import autodecoder
 from headjax.train import config as configs
 from headjax.train.state import new_state
@@ -94,8 +100,8 @@ def shapes(config):
     return state, registration, views
 
 
-def compiled_bytes(config, step_class, sharding):
-    """Bytes of one compiled step: arguments, outputs, aliased, temporaries, total."""
+def compiled_step(config, step_class, sharding):
+    """One compiled step, and the shapes of its arguments."""
     state, registration, views = shapes(config)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
@@ -106,7 +112,12 @@ def compiled_bytes(config, step_class, sharding):
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
         (state, registration, views, key),
     )
-    analysis = jax.jit(update, donate_argnums=0).lower(*arguments).compile().memory_analysis()
+    return jax.jit(update, donate_argnums=0).lower(*arguments).compile(), arguments
+
+
+def bytes_of(compiled):
+    """Arguments, outputs, aliased, temporaries, total."""
+    analysis = compiled.memory_analysis()
     sizes = {
         "arguments": analysis.argument_size_in_bytes,
         "outputs": analysis.output_size_in_bytes,
@@ -115,6 +126,31 @@ def compiled_bytes(config, step_class, sharding):
     }
     total = sizes["arguments"] + sizes["outputs"] - sizes["aliased"] + sizes["temporaries"]
     return sizes | {"total": total}
+
+
+def filled(shape):
+    """Numbers for a shape: a camera before the head, a key, small ones ≥ 0 (Adam's moments are)."""
+    if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key):
+        return jax.random.key(0)
+    if shape.shape[1:] == (25,):
+        label = label_from_camera(orbit(0.0, 0.0))
+        return jnp.broadcast_to(jnp.asarray(label, shape.dtype), shape.shape)
+    if not jnp.issubdtype(shape.dtype, jnp.floating):
+        count = math.prod(shape.shape)
+        return (jnp.arange(count) % 255).astype(shape.dtype).reshape(shape.shape)
+    return 0.1 * jax.random.uniform(jax.random.key(len(shape.shape)), shape.shape, shape.dtype)
+
+
+def step_milliseconds(compiled, arguments, *, runs):
+    """Median time of a step."""
+    state, *others = jax.tree.map(filled, arguments)
+    times = []
+    for _ in range(runs + 1):
+        began = time.perf_counter()
+        state, metrics = compiled(state, *others)
+        jax.block_until_ready((state, metrics))
+        times.append(1e3 * (time.perf_counter() - began))
+    return statistics.median(times[1:])
 
 
 @functools.cache
@@ -129,15 +165,19 @@ def chip(topology):
     return jax.sharding.SingleDeviceSharding(device)
 
 
-def measure(*, topology, neighbors):
-    """MiB of the decoder's step, and of the whole step and rendering alone for each K."""
+def measure(*, topology, neighbors, runs):
+    """The decoder's step, and for each K the whole step and rendering alone: MiB and ms."""
     sharding = chip(topology)
-    decoder = compiled_bytes(table_2(neighbors[0]), DecoderStep, sharding)["total"]
+    compiled, _ = compiled_step(table_2(neighbors[0]), DecoderStep, sharding)
+    decoder = bytes_of(compiled)["total"]
     report = {"decoder_only_mib": round(decoder / MIB, 1), "steps": {}}
     for count in neighbors:
-        sizes = compiled_bytes(table_2(count), autodecoder.AutoDecoderStep, sharding)
+        compiled, arguments = compiled_step(table_2(count), autodecoder.AutoDecoderStep, sharding)
+        sizes = bytes_of(compiled)
         row = {f"{name}_mib": round(size / MIB, 1) for name, size in sizes.items()}
         row["rendering_alone_mib"] = round((sizes["total"] - decoder) / MIB, 1)
+        if runs and not topology:
+            row["step_ms"] = round(step_milliseconds(compiled, arguments, runs=runs), 1)
         report["steps"][f"K={count}"] = row
         print(f"K={count}", row, flush=True)
     return report
@@ -147,16 +187,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--topology", default="", help="for example v5e:2x2")
     parser.add_argument("--neighbors", default="1,3,5")
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     neighbors = [int(k) for k in arguments.neighbors.split(",")]
     report = {
-        "device": arguments.topology or jax.devices()[0].platform,
-        "jax": jax.__version__,
+        **(environment() | ({"device": arguments.topology} if arguments.topology else {})),
         "batch": BATCH,
         "rays": SIDE**2,
         "samples": SAMPLES,
-        **measure(topology=arguments.topology, neighbors=neighbors),
+        **measure(topology=arguments.topology, neighbors=neighbors, runs=arguments.runs),
     }
     text = json.dumps(report, indent=2)
     print(text)
