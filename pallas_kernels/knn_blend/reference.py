@@ -66,11 +66,18 @@ def texel_table(atlas: Float[Array, "h w d"], *, patch: int) -> Float[Array, "n 
     A patch of one texel is doubled, so that every footprint is 2 × 2.
     """
     grid, channels = atlas.shape[0] // patch, atlas.shape[-1] // _PLANES
-    table = atlas.reshape(grid, patch, grid, patch, _PLANES, channels)
-    table = table.transpose(0, 2, 4, 1, 3, 5)
-    if patch == 1:
-        table = jnp.broadcast_to(table, (*table.shape[:3], 2, 2, channels))
-    return table.reshape(-1, table.shape[-2] * channels)
+
+    # Plane by plane: a last axis of c numbers, were there one, would be padded to 128 on a TPU.
+    def plane(start):
+        table = atlas[..., start : start + channels]
+        if patch == 1:
+            table = jnp.tile(table[:, None], (1, 2, 1, 2))
+        return table.reshape(grid, -1, grid, table.shape[-1] * table.shape[-2] // grid).swapaxes(
+            1, 2
+        )
+
+    planes = [plane(start) for start in range(0, atlas.shape[-1], channels)]
+    return jnp.stack(planes, axis=2).reshape(-1, planes[0].shape[-1])
 
 
 def _whitened(points: Array, ids: Array, table: Array) -> tuple:
@@ -286,17 +293,23 @@ def frame_gradient(
     return jnp.concatenate([dcenters, sums[..., :3].reshape(gaussians, 9).T])
 
 
+def chunks_of(count: int) -> tuple[int, int]:
+    """How many chunks a tile of `count` points is cut into, and points of a chunk."""
+    # At least two: a loop of one step is unrolled, and fences nothing.
+    chunks = max(2, round(count / _CHUNK))
+    size = -(-count // chunks)
+    if size > _PAGE:
+        # Rows a page apart would share cache lines, which costs the forward sum a third.
+        size = -(-size // 16) * 16
+        size += 16 * (size % _PAGE == 0)
+    return chunks, size
+
+
 def _tiled(array: Shaped[Array, "r m"], *, options: BlendOptions) -> Shaped[Array, "n s t m"]:
     """Rows cut into tiles of chunks, all alike and nearly full, padded with zeros."""
     count = max(array.shape[0], 1)
     tiles = -(-count // options.tile)
-    # At least two chunks: a loop of one step is unrolled, and fences nothing.
-    chunks = max(2, round(count / tiles / _CHUNK))
-    size = -(-count // (tiles * chunks))
-    if size > _PAGE:
-        # Rows a page apart would share cache lines: that halves the speed of the forward sum.
-        size = -(-size // 16) * 16
-        size += 16 * (size % _PAGE == 0)
+    chunks, size = chunks_of(-(-count // tiles))
     padded = jnp.pad(array, ((0, tiles * chunks * size - array.shape[0]), (0, 0)))
     return padded.reshape(tiles, chunks, size, -1)
 

@@ -14,19 +14,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pallas_kernels.knn_blend import cells
 from pallas_kernels.knn_blend import reference as knn
 from pallas_kernels.knn_blend.types import BlendOptions, GaussianTable
 from pallas_kernels.ray_march.types import Leaf
 from pallas_kernels.triplane_sample import reference as triplane
 from pallas_kernels.triplane_sample.types import LookupOptions, check
 
-# Points of a chunk of the Gaussian look-up, about, see `knn_blend.reference`.
-_CHUNK = 1024
-
 
 @runtime_checkable
 class Field(Protocol):
     """One head's field, as `reference.py` uses it; `points` are [t, 3]."""
+
+    def wants_index(self, count: int) -> bool:
+        """Whether an index pays for so many points of a head, on a CPU."""
+
+    def indexed(self, corners: tuple[Array, Array], count: int) -> Field:
+        """The same field with an index of what is near; points lie in the box of the corners."""
 
     def choose(self, points: Array) -> Array:
         """What is saved of a look-up, [k t]; k may be 0."""
@@ -53,31 +57,40 @@ class GaussianField:
       frames: [b, 12, g], centres and whitening matrices, `knn_blend.reference.frames`.
       texels: [b, n, m], the payload, `knn_blend.reference.texel_table`.
       options: how neighbours are chosen and blended.
+      cells: lists of what may be nearest, `knn_blend.cells`; None to compare every Gaussian.
     """
 
     frames: Leaf
     texels: Leaf
     options: BlendOptions = dataclasses.field(metadata={"static": True})
+    cells: Leaf = None
 
-    def _chunks(self, count: int) -> tuple[int, int]:
-        """Chunks of a tile, at least two: a loop of one step is unrolled, and fences nothing."""
-        chunks = max(2, round(count / _CHUNK))
-        return chunks, -(-count // chunks)
+    def wants_index(self, count):
+        neighbors, metric = self.options.neighbors, self.options.metric
+        gaussians = self.frames.shape[-1]
+        return cells.pays(points=count, gaussians=gaussians, neighbors=neighbors, metric=metric)
+
+    def indexed(self, corners, count):
+        box, side = cells.box_of(jnp.stack(corners), self.frames), cells.side_for(count)
+        found = cells.build(self.frames, box, neighbors=self.options.neighbors, side=side)
+        return dataclasses.replace(self, cells=found)
 
     def _tiled(self, array: Array, chunks: int, size: int) -> Array:
         pad = ((0, chunks * size - array.shape[0]), (0, 0))
         return jnp.pad(array, pad).reshape(chunks, size, -1)
 
     def _points(self, points: Array) -> Array:
-        return self._tiled(points, *self._chunks(points.shape[0])).swapaxes(-1, -2)
+        return self._tiled(points, *knn.chunks_of(points.shape[0])).swapaxes(-1, -2)
 
     def _ids(self, saved: Array) -> Array:
-        chunks, size = self._chunks(saved.shape[1])
+        chunks, size = knn.chunks_of(saved.shape[1])
         padded = jnp.pad(saved, ((0, 0), (0, chunks * size - saved.shape[1])))
         return padded.reshape(-1, chunks, size).swapaxes(0, 1)
 
     def choose(self, points):
-        ids = knn.select_tile(self._points(points), self.frames, options=self.options)
+        ids = knn.select_tile(
+            self._points(points), self.frames, options=self.options, cells=self.cells
+        )
         return ids.swapaxes(0, 1).reshape(ids.shape[1], -1)[:, : points.shape[0]]
 
     def lookup(self, points, saved):
@@ -91,7 +104,7 @@ class GaussianField:
         return jnp.zeros_like(self.texels), jnp.zeros_like(self.frames.T)
 
     def pull(self, gradient, points, saved, cotangents):
-        chunks, size = self._chunks(points.shape[0])
+        chunks, size = knn.chunks_of(points.shape[0])
         dfeatures = self._tiled(cotangents[0], chunks, size)
         dtotal = self._tiled(cotangents[1][:, None], chunks, size)[..., 0]
         gradient, dpoints = knn.backward_tile(
@@ -122,6 +135,12 @@ class TriplaneField:
 
     planes: Leaf
     options: LookupOptions = dataclasses.field(metadata={"static": True})
+
+    def wants_index(self, count):
+        return False
+
+    def indexed(self, corners, count):
+        return self
 
     def choose(self, points):
         return jnp.zeros_like(points.T[:0], jnp.int32)

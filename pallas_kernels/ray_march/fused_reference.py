@@ -11,6 +11,7 @@ Alphabet: `b` heads, `r` rays, `s` samples, `x` tiles of `q` rays, `t` = q·s po
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -197,14 +198,24 @@ def _tiling(depths: Array, options: MarchOptions) -> _Tiling:
     return _Tiling(rays=count, tiles=-(-count // size), size=size)
 
 
+def _corners(rays: Rays, depths: Array) -> tuple[Array, Array]:
+    """Two corners of the box that holds every sample: rays are straight, depths ascending."""
+    ends = points_of(rays, depths[:, jnp.array([0, depths.shape[-1] - 1])])
+    return jnp.min(ends, axis=(0, 1)), jnp.max(ends, axis=(0, 1))
+
+
 def _walk(tile_function, field: Field, decoder: Decoder, arrays: tuple, *, plan: Plan):
     """Calls a tile function on all tiles of all heads; `arrays` are rays and what goes with them.
 
     The function's third result has the points behind its first axis, all others before theirs.
     """
+    samples = sum(a.shape[-1] for a in arrays[1:])
+    count = arrays[1].shape[1] * samples
 
-    def one_head(head):
+    def one_head(head, index: bool):
         field, arrays = head
+        if index:
+            field = field.indexed(_corners(*arrays[:2]), count)
         tiling = _tiling(arrays[1], plan.march)
         seen, sigma, saved, *more = jax.lax.map(
             lambda tile: tile_function(field, decoder, *tile, plan=plan),
@@ -215,7 +226,13 @@ def _walk(tile_function, field: Field, decoder: Decoder, arrays: tuple, *, plan:
         saved = jnp.moveaxis(tiling.join(saved.swapaxes(1, 2)), 0, -1)
         return seen, sigma, saved, *more
 
-    return jax.lax.map(one_head, (field, arrays))
+    def every_head(field, arrays, *, index: bool = False):
+        return jax.lax.map(functools.partial(one_head, index=index), (field, arrays))
+
+    if not field.wants_index(count):
+        return every_head(field, arrays)
+    indexed = functools.partial(every_head, index=True)
+    return jax.lax.platform_dependent(field, arrays, cpu=indexed, default=every_head)
 
 
 def forward(field: Field, decoder: Decoder, rays: Rays, depths: Array, *, plan: Plan):
