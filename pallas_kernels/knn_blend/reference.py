@@ -70,11 +70,8 @@ def texel_table(atlas: Float[Array, "h w d"], *, patch: int) -> Float[Array, "n 
     # Plane by plane: a last axis of c numbers, were there one, would be padded to 128 on a TPU.
     def plane(start):
         table = atlas[..., start : start + channels]
-        if patch == 1:
-            table = jnp.tile(table[:, None], (1, 2, 1, 2))
-        return table.reshape(grid, -1, grid, table.shape[-1] * table.shape[-2] // grid).swapaxes(
-            1, 2
-        )
+        table = table.reshape(grid, patch, grid, patch * channels)
+        return (jnp.tile(table, (1, 2, 1, 2)) if patch == 1 else table).swapaxes(1, 2)
 
     planes = [plane(start) for start in range(0, atlas.shape[-1], channels)]
     return jnp.stack(planes, axis=2).reshape(-1, planes[0].shape[-1])

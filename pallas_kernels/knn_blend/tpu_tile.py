@@ -83,9 +83,10 @@ class Layout:
 
 def to_rows(texels: Float[Array, "b n m"], layout: Layout) -> Float[Array, "b rows 128"]:
     """The texel table in whole rows of lanes: (gaussian · 3 + plane) · plane_rows + row."""
-    held = layout.plane_rows * layout.texels_per_row
-    table = texels.reshape(layout.heads, -1, layout.side**2, layout.channels)
-    table = jnp.pad(table, ((0, 0), (0, 0), (0, held - layout.side**2), (0, 0)))
+    # In whole planes: a last axis of a few numbers, were there one, would be padded to 128.
+    table = texels.reshape(layout.heads, layout.gaussians * PLANES, -1)
+    held = layout.plane_rows * layout.texels_per_row - layout.side**2
+    table = jnp.pad(table, ((0, 0), (0, 0), (0, held * layout.channels)))
     table = table.reshape(layout.heads, -1, layout.texels_per_row * layout.channels)
     return jnp.pad(table, ((0, 0), (0, 0), (0, LANES - table.shape[-1])))
 
@@ -93,10 +94,11 @@ def to_rows(texels: Float[Array, "b n m"], layout: Layout) -> Float[Array, "b ro
 def from_rows(table: Float[Array, "b rows 128"], layout: Layout) -> Float[Array, "b n m"]:
     """The transpose of `to_rows`."""
     table = table[..., : layout.texels_per_row * layout.channels]
-    table = table.reshape(layout.heads, layout.gaussians * PLANES, -1, layout.channels)
-    return table[:, :, : layout.side**2].reshape(
-        layout.heads, -1, layout.side * layout.channels
-    )
+    planes = table.reshape(layout.heads, layout.gaussians * PLANES, -1)
+    planes = planes[..., : layout.side**2 * layout.channels]
+    # A fence: merged with what follows, this would become axes of a few numbers.
+    planes = jax.lax.optimization_barrier(planes)
+    return planes.reshape(layout.heads, -1, layout.side * layout.channels)
 
 
 def lane_tables(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
