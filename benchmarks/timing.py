@@ -37,20 +37,26 @@ def milliseconds(program, inputs=()):
     return 1e3 * (time.perf_counter() - began)
 
 
-def in_turn(programs, inputs=(), *, runs, patience=120.0):
+def in_turn(programs, inputs=(), *, runs, patience=120.0, rest=0.0):
     """Median milliseconds by name, and of how many runs they are.
 
     The programs take turns, so that a drifting machine drifts for all. The first turn warms up;
     the others take about `patience` seconds at most. Where the first alone takes longer, it is all
-    there is.
+    there is. Each run begins `rest` seconds after the last: another library's idle threads may go
+    on spinning for a while.
     """
-    turns = [{name: milliseconds(program, inputs) for name, program in programs.items()}]
+
+    def turn():
+        times = {}
+        for name, program in programs.items():
+            time.sleep(rest)
+            times[name] = milliseconds(program, inputs)
+        return times
+
+    turns = [turn()]
     seconds = sum(turns[0].values()) / 1e3
     if seconds < patience:
-        turns = [
-            {name: milliseconds(program, inputs) for name, program in programs.items()}
-            for _ in range(max(1, min(runs, int(patience / seconds))))
-        ]
+        turns = [turn() for _ in range(max(1, min(runs, int(patience / seconds))))]
     return {n: statistics.median(turn[n] for turn in turns) for n in programs}, len(turns)
 
 

@@ -128,7 +128,7 @@ def measure(*, runs, implementation):
     ours, theirs = jax_program(*inputs, options), torch_program(*inputs, options)
     a, b = np.asarray(ours())[0], theirs().numpy()
     result = {"largest_difference_in_std": float(np.abs(a - b).max() / b.std())}
-    medians, count = in_turn({"headjax": ours, "torch": theirs}, (), runs=runs, patience=120)
+    medians, count = in_turn({"headjax": ours, "torch": theirs}, runs=runs, rest=0.3)
     result |= {f"{name}_ms": round(value, 2) for name, value in medians.items()}
     result["runs"] = count
     return result | {"headjax_over_torch": round(medians["headjax"] / medians["torch"], 3)}
