@@ -84,16 +84,22 @@ def resample(
     return function(*no_gradient((depths, weights, uniform)))
 
 
-def ranks(values: Float[Array, "*b n"]) -> Int[Array, "*b n"]:
-    """Each value's place in ascending order, equal ones in the order given.
+def merged_ranks(
+    ascending: Float[Array, "*b s"], more: Float[Array, "*b m"]
+) -> Int[Array, "*b n"]:
+    """Places of all values, `ascending` then `more`, in ascending order; equal ones as given.
 
     By counting: for the hundred samples of a ray that is a few vector loops, where sorting is a
     comparison at a time.
     """
-    left, right = values[..., :, None], values[..., None, :]
-    order = jnp.arange(values.shape[-1])
-    earlier = order[None, :] < order[:, None]
-    return jnp.sum((right < left) | ((right == left) & earlier), axis=-1, dtype=jnp.int32)
+    index = jnp.arange(more.shape[-1])
+    own, other = more[..., :, None], more[..., None, :]
+    before = (other < own) | ((other == own) & (index[None, :] < index[:, None]))
+    below = ascending[..., :, None] <= other
+    among = jnp.sum(before, axis=-1, dtype=jnp.int32) + jnp.sum(below, axis=-2, dtype=jnp.int32)
+    later = jnp.sum(~below, axis=-1, dtype=jnp.int32)
+    places = jnp.arange(ascending.shape[-1], dtype=jnp.int32) + later
+    return jnp.concatenate([places, among], axis=-1)
 
 
 def inverse(rank: Int[Array, "*b n"]) -> Int[Array, "*b n"]:
