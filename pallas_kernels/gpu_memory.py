@@ -87,8 +87,8 @@ def block(axis: int, size: int, *, count: int) -> tuple[Array, Array | None]:
     return positions, None if count % size == 0 else positions < count
 
 
-def lanes(width: int) -> tuple[Array, Array | None]:
+def lanes(width: int, *, least: int = 1) -> tuple[Array, Array | None]:
     """The indices of a row's `width` numbers [1, w], padded; and a mask of those that exist."""
-    padded = power_of_two(width)
+    padded = max(least, power_of_two(width))
     positions = jax.lax.broadcasted_iota(jnp.int32, (1, padded), 1)
     return positions, None if padded == width else positions < width

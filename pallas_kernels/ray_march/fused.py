@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels import dispatch
-from pallas_kernels.ray_march import fused_reference, fused_tpu, importance
+from pallas_kernels.ray_march import fused_gpu, fused_reference, fused_tpu, importance
 from pallas_kernels.ray_march.fields import Field
 from pallas_kernels.ray_march.fused_reference import Plan
 from pallas_kernels.ray_march.reference import interval_weights
@@ -23,7 +23,7 @@ from pallas_kernels.ray_march.types import (
     no_gradient,
 )
 
-_KERNELS = {"tpu": fused_tpu}
+_KERNELS = {"tpu": fused_tpu, "gpu": fused_gpu}
 
 
 def _run(kind: str, arguments: tuple, plan: Plan):

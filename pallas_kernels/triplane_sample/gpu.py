@@ -92,10 +92,10 @@ def _row(cell: list[_Taps], corner: tuple[int, ...], plane: int, head: Array, ch
 
 
 def sample_plane(
-    point: Point, plane: int, planes: Ref, head: Array, *, options: LookupOptions
+    point: Point, plane: int, planes: Ref, head: Array, *, options: LookupOptions, least: int = 1
 ) -> Float[Array, "t c"]:
-    """Features of a block of points in one plane."""
-    channel, exists = lanes(planes.shape[-1])
+    """Features of a block of points in one plane, padded to `least` channels or more."""
+    channel, exists = lanes(planes.shape[-1], least=least)
     cell, total = _cell(point, plane, planes, options), 0.0
     for corner in _corners(cell):
         row = load(planes, *_row(cell, corner, plane, head, channel), mask=exists)
@@ -103,10 +103,14 @@ def sample_plane(
     return total
 
 
-def sample(point: Point, planes: Ref, head: Array, *, options: LookupOptions) -> Array:
-    """Features [t c] of a block of points, for options that add the planes up."""
-    count = len(options.axes)
-    parts = [sample_plane(point, p, planes, head, options=options) for p in range(count)]
+def sample(
+    point: Point, planes: Ref, head: Array, *, options: LookupOptions, least: int = 1
+) -> Float[Array, "t c"]:
+    """Features of a block of points, for options that add the planes up."""
+    parts = [
+        sample_plane(point, plane, planes, head, options=options, least=least)
+        for plane in range(len(options.axes))
+    ]
     return options.scale * sum(parts)
 
 
@@ -131,7 +135,7 @@ def pull(
       mask: which points exist.
       interpret: see `gpu_memory.add`.
     """
-    channel, exists = lanes(planes.shape[-1])
+    channel, exists = lanes(planes.shape[-1], least=dfeatures[0].shape[1])
     exists = both(rowwise(mask), exists)
     # Sums over corners and planes first, one sum over channels a coordinate afterwards.
     slopes = [jnp.zeros_like(dfeatures[0]) for _ in range(3)]
