@@ -5,12 +5,13 @@
 `--help` lists the flags, the configs and their presets.
 """
 
+import contextlib
 import errno
 import importlib
 import logging
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -57,13 +58,34 @@ class _Arguments(NamedTuple):
     overrides: list[str]
 
 
+class _ToStderr(logging.Handler):
+    """Prints a line a record, to whatever standard error is at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _telling_which_kernels_run() -> Iterator[None]:
+    kernels, handler = logging.getLogger("pallas_kernels"), _ToStderr()
+    before = kernels.level, kernels.propagate
+    kernels.addHandler(handler)
+    kernels.setLevel(logging.INFO)
+    kernels.propagate = False
+    try:
+        yield
+    finally:
+        kernels.removeHandler(handler)
+        kernels.level, kernels.propagate = before
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code (2 after a user's mistake)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Orbax and others report through absl what headjax says in its own words, or need not say.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
-        with stopping_at_once():
+        with stopping_at_once(), _telling_which_kernels_run():
             _main(arguments)
     except UserError as error:
         print(f"headjax: {error}", file=sys.stderr)

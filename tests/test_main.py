@@ -1,4 +1,5 @@
 import json
+import logging
 import sys
 
 import pytest
@@ -151,3 +152,13 @@ def test_a_work_directory_that_cannot_be_made_is_named(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, told = run(capsys, TOY, "--workdir=file/w")
     assert code == 2 and "file/w: cannot be written" in told
+
+
+def test_a_run_says_which_kernels_it_uses(capsys, monkeypatch):
+    def report(*args, **kwargs):
+        logging.getLogger("pallas_kernels").info("blend: reference, because it is small")
+
+    monkeypatch.setattr(cli, "_run", report)
+    assert "blend: reference, because it is small\n" in run(capsys, TOY)[2]
+    report()
+    assert capsys.readouterr().err == ""

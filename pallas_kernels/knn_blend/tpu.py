@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels import dispatch
 from pallas_kernels.knn_blend import tpu_tile
 from pallas_kernels.knn_blend.tpu_tile import LANES, SUBLANES, TILE, Layout, Scratch, Tables
-from pallas_kernels.knn_blend.types import BlendOptions
+from pallas_kernels.knn_blend.types import MOST_NEIGHBORS, BlendOptions
 
 # A v5e and a v6e have 128 MiB of VMEM and 1 MiB of SMEM; the compiler wants some for itself.
 _VMEM, _SMEM = 100 << 20, 900 << 10
@@ -215,8 +215,8 @@ def why_not(
 ) -> str | None:
     """What keeps the kernel (or, with `gradient`, the backward one) from serving these shapes."""
     layout = _layout(points, frames, texels, options)
-    if layout.neighbors > tpu_tile.MOST_NEIGHBORS:
-        return f"neighbors={layout.neighbors}, it serves up to {tpu_tile.MOST_NEIGHBORS}"
+    if layout.neighbors > MOST_NEIGHBORS:
+        return f"neighbors={layout.neighbors}, it serves up to {MOST_NEIGHBORS}"
     if layout.channels > LANES:
         return f"there are {layout.channels} channels, it serves up to {LANES}"
     if not layout.points or not layout.heads:

@@ -33,7 +33,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from pallas_kernels.knn_blend.types import EPSILON, PLANE_AXES, BlendOptions
+from pallas_kernels.knn_blend.types import EPSILON, MOST_NEIGHBORS, PLANE_AXES, BlendOptions
 
 PLANES = len(PLANE_AXES)
 SUBLANES, LANES = 8, 128
@@ -41,8 +41,7 @@ TILE = SUBLANES * LANES
 # Gaussians compared in one step of the selection.
 UNROLL = 8
 # Lanes of a row of a Gaussian's gradient that belong to one neighbour: 12 numbers, padded.
-_GROUP = 16
-MOST_NEIGHBORS = LANES // _GROUP
+_GROUP = LANES // MOST_NEIGHBORS
 # Where padding sits: behind every Gaussian, those that are not valid included.
 _NOWHERE = 1e18
 _dot = functools.partial(

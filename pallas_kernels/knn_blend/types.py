@@ -12,6 +12,8 @@ from pallas_kernels.dispatch import Implementation, check_implementation
 
 # Coordinates of the planes xy, xz, yz in the local frame: (column, row) of the texel grid.
 PLANE_AXES = ((0, 1), (0, 2), (1, 2))
+# The most neighbours that the kernels serve; the reference serves any number.
+MOST_NEIGHBORS = 8
 # Guards the normalisation where no Gaussian reaches.
 EPSILON = 1e-7
 

@@ -18,6 +18,7 @@ from jaxtyping import Array
 
 from pallas_kernels import dispatch
 from pallas_kernels.knn_blend import tpu_tile as knn
+from pallas_kernels.knn_blend.types import MOST_NEIGHBORS
 from pallas_kernels.ray_march.fields import Field, GaussianField, TriplaneField
 from pallas_kernels.triplane_sample import tpu_tile as triplane
 from pallas_kernels.triplane_sample.tpu_tile import LANES, SUBLANES, TILE
@@ -297,6 +298,6 @@ def field_reason(field: Field) -> str | None:
     channels = field.planes.shape[-1] if planes else _gaussian_layout(field).channels
     if channels > LANES:
         return f"there are {channels} channels, it serves up to {LANES}"
-    if not planes and field.options.neighbors > knn.MOST_NEIGHBORS:
-        return f"neighbors={field.options.neighbors}, it serves up to {knn.MOST_NEIGHBORS}"
+    if not planes and field.options.neighbors > MOST_NEIGHBORS:
+        return f"neighbors={field.options.neighbors}, it serves up to {MOST_NEIGHBORS}"
     return None

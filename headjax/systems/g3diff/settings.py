@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import get_args
 
+import jax
 import ml_collections
 
 from headjax.data.config import HeadViewsConfig
@@ -13,6 +14,7 @@ from headjax.metrics.sets import FEATURE_SIZE
 from headjax.nets.payload_decoder import PayloadDecoderConfig
 from headjax.render.gaussian_field import FieldOptions, RayOptions
 from pallas_kernels.dispatch import Implementation
+from pallas_kernels.knn_blend.types import MOST_NEIGHBORS
 
 PERCEPTUAL = ("multiscale_l1", "none")
 # The fields that name one of several ways; anything else would be a slip of the pen.
@@ -109,6 +111,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         for name, value in _field(config, group).items():
             _check_range(f"{group}.{name}", value, bounds=_OR_NONE)
     HeadViewsConfig(**config.data.to_dict())
+    _check_implementation(config)
     _check_autodecoder(config)
     _check_sizes(config)
     _check_diffusion(config.diffusion, config=config)
@@ -126,6 +129,21 @@ def _field(config: ml_collections.ConfigDict, name: str):
     for part in name.split("."):
         config = config[part]
     return config
+
+
+def _check_implementation(config: ml_collections.ConfigDict) -> None:
+    wanted, platform = config.field.implementation, jax.default_backend()
+    if wanted in ("tpu", "gpu") and wanted != platform:
+        raise UserError(
+            f"field.implementation={wanted!r} needs a {wanted}, this machine's platform is "
+            f"{platform!r}; choose 'auto', which takes a kernel wherever it can"
+        )
+    most = MOST_NEIGHBORS
+    if wanted not in ("auto", "reference") and config.field.neighbors > most:
+        raise UserError(
+            f"field.implementation={wanted!r} serves up to {most} neighbours, but "
+            f"field.neighbors={config.field.neighbors}; choose 'auto'"
+        )
 
 
 def _check_autodecoder(config: ml_collections.ConfigDict) -> None:

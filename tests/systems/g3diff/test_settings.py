@@ -85,3 +85,12 @@ def test_the_warm_up_is_a_stage_only_where_it_has_steps():
     every = ["data", "surface", "autodecoder", "evaluation", "diffusion", "samples"]
     assert names("default") == names("smoke") == every
     assert names("paper") == [name for name in every if name != "surface"]
+
+
+def test_a_kernel_that_this_machine_cannot_run_is_refused():
+    with pytest.raises(UserError, match="needs a tpu, this machine's platform is 'cpu'"):
+        settings.check(tiny.load("smoke", "field.implementation=tpu"))
+    with pytest.raises(UserError, match="serves up to 8 neighbours, but field.neighbors=9"):
+        settings.check(
+            tiny.load("smoke", "field.implementation=tpu_interpret", "field.neighbors=9")
+        )
