@@ -77,16 +77,20 @@ CASES = {
     "few": Case(_small("few")),
     "texel": Case(_small("texel")),
     "single": Case(_small("single")),
-    "rbf, five": Case(dataclasses.replace(_PLAIN, neighbors=5), {"metric": "rbf"}),
+    "rbf, two valid of five": Case(
+        dataclasses.replace(_PLAIN, neighbors=5), {"metric": "rbf"}, _hardly_valid
+    ),
     "raw, six, thin": Case(
         dataclasses.replace(_PLAIN, neighbors=6, patch=4, channels=1), {"blend": "raw"}, _thin
     ),
-    "two valid of seven": Case(dataclasses.replace(_PLAIN, neighbors=7), {}, _hardly_valid),
+    "rbf, seven on a lattice": Case(
+        dataclasses.replace(_PLAIN, grid=5, patch=1, neighbors=7),
+        {"metric": "rbf"},
+        _on_a_lattice,
+        exact=True,
+    ),
     "eight on a lattice": Case(
         dataclasses.replace(_PLAIN, grid=5, patch=1, neighbors=8), {}, _on_a_lattice, exact=True
-    ),
-    "lattice by rbf": Case(
-        dataclasses.replace(_PLAIN, grid=5, patch=1), {"metric": "rbf"}, _on_a_lattice, exact=True
     ),
 }
 
