@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels.gpu_memory import Ref, add, both, load, power_of_two, rowwise
+from pallas_kernels.knn_blend.select import ascending, insert, start
 from pallas_kernels.knn_blend.types import EPSILON, PLANE_AXES, BlendOptions
 
 _PLANES = len(PLANE_AXES)
@@ -47,38 +48,6 @@ def _whiten(delta: list[Array], whiten: list[Array]) -> list[Array]:
     return [sum(whiten[3 * a + b] * delta[b] for b in range(3)) for a in range(3)]
 
 
-def _insert(rank: tuple, key: Array, index: Array) -> tuple:
-    """Puts one candidate a lane into its sorted list; an equal key stays behind."""
-    keys, ids = rank
-    nearer = [key < old for old in keys]
-
-    def shifted(old, new):
-        moved = [jnp.where(nearer[0], new, old[0])]
-        for q in range(1, len(old)):
-            moved.append(jnp.where(nearer[q], jnp.where(nearer[q - 1], old[q - 1], new), old[q]))
-        return tuple(moved)
-
-    return shifted(keys, key), shifted(ids, index)
-
-
-def _start(count: int, like: Array) -> tuple:
-    """No candidate yet; the indices are in bounds even if a point is not a number."""
-    return (
-        tuple(jnp.full(like.shape, jnp.inf, like.dtype) for _ in range(count)),
-        tuple(jnp.full(like.shape, q, jnp.int32) for q in range(count)),
-    )
-
-
-def _ascending(ids: tuple[Array, ...]) -> list[Array]:
-    """Each lane's indices in order (a bubble network: K is small)."""
-    lanes = list(ids)
-    for i in range(len(lanes)):
-        for j in range(len(lanes) - 1 - i):
-            pair = lanes[j], lanes[j + 1]
-            lanes[j], lanes[j + 1] = jnp.minimum(*pair), jnp.maximum(*pair)
-    return lanes
-
-
 def _rows(metric: str) -> int:
     return 3 if metric == "euclidean" else 12
 
@@ -99,25 +68,25 @@ def select(point: Point, frames: Ref, head: Array, *, options: BlendOptions) -> 
         for member in range(1, GROUP):
             own = key(group * GROUP + member)
             least = jnp.minimum(own, least)
-        return _insert(rank, least, jnp.full(least.shape, group, jnp.int32))
+        return insert(rank, least, jnp.full(least.shape, group, jnp.int32))
 
-    start = _start(options.neighbors, point[0])
+    nothing = start(options.neighbors, point[0])
     if groups <= options.neighbors:
         return jax.lax.fori_loop(
             0,
             frames.shape[2],
-            lambda i, rank: _insert(rank, key(i), jnp.full(point[0].shape, i, jnp.int32)),
-            start,
+            lambda i, rank: insert(rank, key(i), jnp.full(point[0].shape, i, jnp.int32)),
+            nothing,
         )[1]
-    rank = jax.lax.fori_loop(0, groups, nearest_member, start)
-    best = start
+    rank = jax.lax.fori_loop(0, groups, nearest_member, nothing)
+    best = nothing
     # In ascending order of groups, so that among equal keys the lowest index stays in front.
-    for group in _ascending(rank[1]):
+    for group in ascending(rank[1]):
         first = group * GROUP
         best = jax.lax.fori_loop(
             0,
             GROUP,
-            lambda j, best, first=first: _insert(best, key(first + j), first + j),
+            lambda j, best, first=first: insert(best, key(first + j), first + j),
             best,
         )
     return best[1]

@@ -15,7 +15,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -84,14 +84,14 @@ def _smallest(
     return jnp.stack(chosen)
 
 
-def _ascending(ids: Int[Array, "k t"]) -> Int[Array, "k t"]:
-    """Sorts each column (a bubble network: K is small)."""
-    lanes = list(ids)
-    for i in range(len(lanes)):
-        for j in range(len(lanes) - 1 - i):
-            pair = lanes[j], lanes[j + 1]
-            lanes[j], lanes[j + 1] = jnp.minimum(*pair), jnp.maximum(*pair)
-    return jnp.stack(lanes)
+def ascending(ids: Sequence[Array]) -> list[Array]:
+    """Each point's indices in order (a bubble network: K is small)."""
+    ordered = list(ids)
+    for i in range(len(ordered)):
+        for j in range(len(ordered) - 1 - i):
+            pair = ordered[j], ordered[j + 1]
+            ordered[j], ordered[j + 1] = jnp.minimum(*pair), jnp.maximum(*pair)
+    return ordered
 
 
 def within(
@@ -101,7 +101,7 @@ def within(
 
     Groups go in ascending order, so that among equal keys the lowest row stays in front.
     """
-    firsts = _ascending(groups) * size
+    firsts = jnp.stack(ascending(list(groups))) * size
     keys = jax.lax.map(lambda first: tuple(members(first + j) for j in range(size)), firsts)
     if len(firsts) * size * count > _WRITTEN_OUT:
         ids = firsts[:, None] + jnp.arange(size, dtype=jnp.int32)[:, None]

@@ -18,12 +18,9 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels import dispatch
 from pallas_kernels.knn_blend import tpu_tile
-from pallas_kernels.knn_blend.tpu_tile import LANES, SUBLANES, TILE, Layout, Scratch, Tables
+from pallas_kernels.knn_blend.tpu_tile import Layout, Scratch, Tables
 from pallas_kernels.knn_blend.types import MOST_NEIGHBORS, BlendOptions
-
-# A v5e and a v6e have 128 MiB of VMEM and 1 MiB of SMEM; the compiler wants some for itself.
-_VMEM, _SMEM = 100 << 20, 900 << 10
-_ROW_BYTES = 4 * LANES
+from pallas_kernels.tpu_memory import LANES, ROW_BYTES, SMEM, SUBLANES, TILE, VMEM
 
 
 def _layout(points: Array, frames: Array, texels: Array, options: BlendOptions) -> Layout:
@@ -114,7 +111,7 @@ def _call(kernel, layout: Layout, *, interpret: bool, **kwargs):
         kernel,
         grid=(layout.heads, layout.tiles),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=_VMEM
+            dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=VMEM
         ),
         interpret=dispatch.tpu_interpreter() if interpret else False,
         **kwargs,
@@ -222,24 +219,24 @@ def why_not(
     if not layout.points or not layout.heads:
         return "there are no points"
     vmem, smem = _vmem(layout, gradient=gradient), _smem(layout, options, gradient=gradient)
-    if vmem > _VMEM or smem > _SMEM:
+    if vmem > VMEM or smem > SMEM:
         return (
             f"{layout.gaussians} Gaussians of {layout.side}x{layout.side}x{layout.channels} texels "
             f"take {vmem >> 20} MiB of VMEM and {smem >> 10} KiB of SMEM, there are "
-            f"{_VMEM >> 20} MiB and {_SMEM >> 10} KiB"
+            f"{VMEM >> 20} MiB and {SMEM >> 10} KiB"
         )
     return None
 
 
 def _vmem(layout: Layout, *, gradient: bool) -> int:
     """Bytes of vector memory; what the pipeline moves from step to step is there twice."""
-    table = layout.gaussians * layout.rows * _ROW_BYTES
+    table = layout.gaussians * layout.rows * ROW_BYTES
     columns = 2 * 16 * 4 * (layout.gaussians + LANES)
     tile = 4 * TILE * (2 * (3 + layout.channels + 2 * layout.neighbors + 8) + 4 * LANES)
     if not gradient:
         return table + columns + tile
-    products = -(-4 * layout.neighbors // SUBLANES) * SUBLANES * TILE * _ROW_BYTES
-    sums = 2 * layout.gaussians * _ROW_BYTES + products
+    products = -(-4 * layout.neighbors // SUBLANES) * SUBLANES * TILE * ROW_BYTES
+    sums = 2 * layout.gaussians * ROW_BYTES + products
     return 3 * table + columns + tile + sums
 
 

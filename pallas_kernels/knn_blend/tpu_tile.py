@@ -23,7 +23,6 @@ Invariants:
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -33,22 +32,17 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
+from pallas_kernels.knn_blend.select import insert, start
 from pallas_kernels.knn_blend.types import EPSILON, MOST_NEIGHBORS, PLANE_AXES, BlendOptions
+from pallas_kernels.tpu_memory import LANES, SUBLANES, TILE, dot, hat, hat_slope, to_scalars
 
 PLANES = len(PLANE_AXES)
-SUBLANES, LANES = 8, 128
-TILE = SUBLANES * LANES
 # Gaussians compared in one step of the selection.
 UNROLL = 8
 # Lanes of a row of a Gaussian's gradient that belong to one neighbour: 12 numbers, padded.
 _GROUP = LANES // MOST_NEIGHBORS
 # Where padding sits: behind every Gaussian, those that are not valid included.
 _NOWHERE = 1e18
-_dot = functools.partial(
-    jax.lax.dot_general,
-    precision=jax.lax.Precision.HIGHEST,
-    preferred_element_type=jnp.float32,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,19 +109,6 @@ def lane_tables(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
 # --- as vectors: one number of each point of a tile, [8 128] ---
 
 
-def _insert(rank: tuple, key: Array, index: Array) -> tuple:
-    """Puts one candidate per point into its sorted list; an equal key stays behind."""
-    nearer = [key < old for old in rank[0]]
-
-    def shifted(old, new):
-        moved = [jnp.where(nearer[0], new, old[0])]
-        for q in range(1, len(old)):
-            moved.append(jnp.where(nearer[q], jnp.where(nearer[q - 1], old[q - 1], new), old[q]))
-        return tuple(moved)
-
-    return shifted(rank[0], key), shifted(rank[1], index)
-
-
 def select(frames, x: list[Array], *, layout: Layout, metric: str) -> list[Array]:
     """The K nearest Gaussians of each point, nearest first; `frames` [1 a g] are scalars."""
 
@@ -142,15 +123,11 @@ def select(frames, x: list[Array], *, layout: Layout, metric: str) -> list[Array
     def step(j, rank):
         for u in range(UNROLL):
             i = j * UNROLL + u
-            rank = _insert(rank, key(i), i)
+            rank = insert(rank, key(i), i)
         return rank
 
-    shape = (SUBLANES, LANES)
-    start = (
-        tuple(jnp.full(shape, jnp.inf, jnp.float32) for _ in range(layout.neighbors)),
-        tuple(jnp.full(shape, q, jnp.int32) for q in range(layout.neighbors)),
-    )
-    _, ids = jax.lax.fori_loop(0, frames.shape[-1] // UNROLL, step, start)
+    nothing = start(layout.neighbors, x[0])
+    _, ids = jax.lax.fori_loop(0, frames.shape[-1] // UNROLL, step, nothing)
     return [jnp.minimum(i, layout.gaussians - 1) for i in ids]
 
 
@@ -209,12 +186,6 @@ def _scale(local: list[_Local], *, options: BlendOptions) -> tuple[Array, Array]
 # --- from vectors to scalars, to rows of lanes, and back ---
 
 
-def _to_scalars(vector, scalar, semaphore) -> None:
-    copy = pltpu.make_async_copy(vector, scalar, semaphore)
-    copy.start()
-    copy.wait()
-
-
 def _numbers(local: list[_Local], scale: Array, vectors) -> None:
     """Writes what the walk wants of each neighbour: its place in the patch and its weight."""
     for k, n in enumerate(local):
@@ -236,7 +207,7 @@ def _sum_lanes(rows, vectors) -> None:
     sums = jnp.zeros((TILE, LANES), jnp.float32)
     for q in range(count):
         own = (column == q).astype(jnp.float32)
-        sums = sums + _dot(rows[:, q, :], own, (((1,), (0,)), ((), ())))
+        sums = sums + dot(rows[:, q, :], own, (((1,), (0,)), ((), ())))
     for s in range(SUBLANES):
         vectors[pl.ds(0, count), s, :] = sums[s * LANES : (s + 1) * LANES].T[:count]
 
@@ -256,16 +227,6 @@ def _distances(numbers, k: int, at: tuple, *, lanes, planes) -> tuple[Array, Arr
     column = jnp.where(planes[0], u, v)
     row = jnp.where(planes[1], v, w)
     return column - lanes[0], row - lanes[1]
-
-
-def _hat(distance: Array) -> Array:
-    return jnp.maximum(1.0 - jnp.abs(distance), 0.0)
-
-
-def _hat_slope(distance: Array) -> Array:
-    """Its derivative; at a texel's own place that towards the upper one, as the reference has."""
-    slope = jnp.where(distance < 0.0, 1.0, -1.0)
-    return jnp.where((distance >= -1.0) & (distance < 1.0), slope, 0.0)
 
 
 def _walk(live, visit) -> None:
@@ -335,8 +296,8 @@ def _prepare(local: list[_Local], scale: Array, ids: list[Array], scratch: Scrat
     for k, i in enumerate(ids):
         scratch.id_vectors[k] = i
     own = scratch.vectors.at[pl.ds(0, 4 * len(local))]
-    _to_scalars(own, scratch.scalars, scratch.semaphore)
-    _to_scalars(scratch.id_vectors, scratch.ids, scratch.semaphore)
+    to_scalars(own, scratch.scalars, scratch.semaphore)
+    to_scalars(scratch.id_vectors, scratch.ids, scratch.semaphore)
 
 
 def look_up(
@@ -352,13 +313,13 @@ def look_up(
         blended = jnp.zeros((layout.rows, LANES), jnp.float32)
         for k in range(layout.neighbors):
             dx, dy = _distances(scratch.scalars, k, at, lanes=places, planes=planes)
-            weight = _hat(dx) * _hat(dy) * scratch.scalars[4 * k + 3, *at]
+            weight = hat(dx) * hat(dy) * scratch.scalars[4 * k + 3, *at]
             blended += weight * tables.table[0, _patch(scratch.ids, k, at, layout)]
         scratch.rows[pl.ds(t, 1)] = jnp.sum(blended, axis=0, keepdims=True)
 
     _walk(live, visit)
     dimensions = (((1,), (1,)), ((), ()))
-    return _dot(tables.channels[...], scratch.rows[...], dimensions), total
+    return dot(tables.channels[...], scratch.rows[...], dimensions), total
 
 
 def _combine(local, products, dtotal, *, options: BlendOptions) -> list[list[Array]]:
@@ -408,7 +369,7 @@ def pull(
     _, scale = _scale(local, options=options)
     _prepare(local, scale, ids, scratch)
     rows, products, neighbors = scratch.rows, scratch.products, range(layout.neighbors)
-    rows[...] = _dot(cotangents[0], tables.channels[...], (((0,), (0,)), ((), ())))
+    rows[...] = dot(cotangents[0], tables.channels[...], (((0,), (0,)), ((), ())))
     # Rows of padding are summed too.
     products[...] = jnp.zeros(products.shape, jnp.float32)
     places, planes = (tables.lanes[0], tables.lanes[1]), _planes(layout)
@@ -417,7 +378,7 @@ def pull(
         gradient, parts = rows[pl.ds(t, 1)], []
         for k in neighbors:
             dx, dy = _distances(scratch.scalars, k, at, lanes=places, planes=planes)
-            hats, slopes = (_hat(dx), _hat(dy)), (_hat_slope(dx), _hat_slope(dy))
+            hats, slopes = (hat(dx), hat(dy)), (hat_slope(dx), hat_slope(dy))
             patch = _patch(scratch.ids, k, at, layout)
             parts += _products(hats, slopes, tables.table[0, patch] * gradient, planes)
             weight = hats[0] * hats[1] * scratch.scalars[4 * k + 3, *at]

@@ -26,21 +26,15 @@ from pallas_kernels.ray_march import stream
 from pallas_kernels.ray_march.fields import Field
 from pallas_kernels.ray_march.fused_reference import Plan, color_of, density_of
 from pallas_kernels.ray_march.fused_tpu_fields import (
-    LANES,
-    SUBLANES,
-    TILE,
     Bound,
     Operands,
     bytes_of,
     field_reason,
     operands_of,
-    row,
-    vector,
 )
 from pallas_kernels.ray_march.types import Decoder, Rays
+from pallas_kernels.tpu_memory import LANES, SMEM, SUBLANES, TILE, VMEM, row, vector
 
-# A v5e and a v6e have 128 MiB of VMEM and 1 MiB of SMEM; the compiler wants some for itself.
-_VMEM, _SMEM = 100 << 20, 900 << 10
 _dot = functools.partial(
     jnp.dot, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
 )
@@ -221,10 +215,10 @@ def why_not(field: Field, decoder: Decoder, depths, *, gradient: bool) -> str | 
     # is one tile at a time.
     rows = (11 if gradient else 4) * samples + (6 if gradient else 3) * (hidden + outputs)
     vmem += 4 * TILE * rows
-    if vmem > _VMEM or smem > _SMEM:
+    if vmem > VMEM or smem > SMEM:
         return (
             f"it would take {vmem >> 20} MiB of VMEM and {smem >> 10} KiB of SMEM, there are "
-            f"{_VMEM >> 20} MiB and {_SMEM >> 10} KiB"
+            f"{VMEM >> 20} MiB and {SMEM >> 10} KiB"
         )
     return None
 
@@ -257,7 +251,7 @@ def _call(
         out_shape=[shape for shape, _ in results],
         scratch_shapes=[*scratch.values(), *operands.scratch(gradient=gradient)],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=_VMEM
+            dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=VMEM
         ),
         interpret=dispatch.tpu_interpreter() if interpret else False,
         name="march_field_backward" if gradient else "march_field_forward",

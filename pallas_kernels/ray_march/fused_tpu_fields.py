@@ -20,10 +20,8 @@ from pallas_kernels import dispatch
 from pallas_kernels.knn_blend import tpu_tile as knn
 from pallas_kernels.knn_blend.types import MOST_NEIGHBORS
 from pallas_kernels.ray_march.fields import Field, GaussianField, TriplaneField
+from pallas_kernels.tpu_memory import LANES, ROW_BYTES, SUBLANES, TILE, dot, to_scalars, vector
 from pallas_kernels.triplane_sample import tpu_tile as triplane
-from pallas_kernels.triplane_sample.tpu_tile import LANES, SUBLANES, TILE
-
-_ROW_BYTES = 4 * LANES
 
 
 @runtime_checkable
@@ -69,23 +67,6 @@ def _of_head(shape: tuple[int, ...], **kwargs) -> pl.BlockSpec:
     return pl.BlockSpec((1, *shape), lambda b, i: (b, *(0 for _ in shape)), **kwargs)
 
 
-def row(vector: Array) -> Array:
-    """[8 128] as [1 t], rays along the lanes."""
-    return jnp.concatenate([vector[i : i + 1] for i in range(SUBLANES)], axis=1)
-
-
-def vector(row: Array) -> Array:
-    """[1 t] as [8 128]."""
-    parts = [row[:, i * LANES : (i + 1) * LANES] for i in range(SUBLANES)]
-    return jnp.concatenate(parts, axis=0)
-
-
-def _to_scalars(vectors, scalars, semaphore) -> None:
-    copy = pltpu.make_async_copy(vectors, scalars, semaphore)
-    copy.start()
-    copy.wait()
-
-
 # --- tri-planes and tri-grids ---
 
 
@@ -108,8 +89,8 @@ class _Planes:
             for i, value in enumerate(values):
                 floats[k * size + i] = value
         used = pl.ds(0, layout.held * size)
-        _to_scalars(first_vectors, firsts, self.semaphore)
-        _to_scalars(floats.at[used], scalars.at[used], self.semaphore)
+        to_scalars(first_vectors, firsts, self.semaphore)
+        to_scalars(floats.at[used], scalars.at[used], self.semaphore)
         return firsts, scalars
 
     def choose(self, points):
@@ -141,7 +122,7 @@ class _Planes:
         for plane, axes in enumerate(self.options.axes):
             for i, a in enumerate(axes):
                 products = self.products[plane * named + i]
-                sums = triplane.dot(ones, products, (((1,), (1,)), ((), ())))
+                sums = dot(ones, products, (((1,), (1,)), ((), ())))
                 dx[a] = dx[a] + self.layout.sizes[i] / self.layout.box * vector(sums[:1])
         return dx
 
@@ -273,7 +254,7 @@ def _bytes_of_planes(field: TriplaneField, *, gradient: bool) -> tuple[int, int]
     values = layout.held * (1 + triplane.numbers_of_plane(layout, slopes=gradient))
     rows = layout.held * layout.plane_rows * (2 if gradient else 1) + TILE
     rows += layout.held * len(layout.sizes) * TILE if gradient else 0
-    return _ROW_BYTES * rows + 4 * TILE * values, 4 * TILE * values
+    return ROW_BYTES * rows + 4 * TILE * values, 4 * TILE * values
 
 
 def _bytes_of_gaussians(field: GaussianField, *, gradient: bool) -> tuple[int, int]:
@@ -283,7 +264,7 @@ def _bytes_of_gaussians(field: GaussianField, *, gradient: bool) -> tuple[int, i
     columns = 2 * 16 * 4 * (layout.gaussians + LANES)
     frames = 4 if options.metric == "euclidean" else 16
     scalars = 5 * layout.neighbors * TILE * 4 + 2 * frames * 4 * (layout.gaussians + LANES)
-    return _ROW_BYTES * (table + sums + 2 * TILE) + columns, scalars
+    return ROW_BYTES * (table + sums + 2 * TILE) + columns, scalars
 
 
 def bytes_of(field: Field, *, gradient: bool) -> tuple[int, int]:

@@ -20,17 +20,16 @@ from jaxtyping import Array, Float
 from pallas_kernels import dispatch
 from pallas_kernels.ray_march import stream
 from pallas_kernels.ray_march.types import MarchOptions
+from pallas_kernels.tpu_memory import LANES, SUBLANES, VMEM
 
-_LANES, _SUBLANES = 128, 8
 # Rays of a tile, at most, and bytes of its features in VMEM: they are there twice, coming and
 # going, and a v5e and a v6e have 128 MiB.
 _MOST_RAYS = 512
 _BLOCK_BYTES = 12 << 20
-_VMEM = 100 << 20
 
 
 def _bytes_a_ray(samples: int, channels: int) -> int:
-    return 4 * samples * -(-channels // _SUBLANES) * _SUBLANES
+    return 4 * samples * -(-channels // SUBLANES) * SUBLANES
 
 
 def why_not(features: Array, options: MarchOptions) -> str | None:
@@ -38,15 +37,15 @@ def why_not(features: Array, options: MarchOptions) -> str | None:
     samples, channels = features.shape[-2:]
     if features.size == 0:
         return "there are no samples"
-    if _LANES * _bytes_a_ray(samples, channels) > _BLOCK_BYTES:
-        return f"{samples} samples of {channels} features do not fit VMEM for {_LANES} rays"
+    if LANES * _bytes_a_ray(samples, channels) > _BLOCK_BYTES:
+        return f"{samples} samples of {channels} features do not fit VMEM for {LANES} rays"
     return None
 
 
 def _tile(features: Array) -> int:
     """Rays of a tile: a power of two times the lanes."""
     rays, samples, channels = features.shape[1:]
-    tile = _LANES
+    tile = LANES
     while tile < min(_MOST_RAYS, rays):
         if 2 * tile * _bytes_a_ray(samples, channels) > _BLOCK_BYTES:
             break
@@ -121,7 +120,7 @@ def _call(kernel, arrays: list[Array], shapes: list[tuple], tile: int, *, scratc
         out_shape=[dispatch.like(arrays[0], shape) for shape in shapes],
         scratch_shapes=scratch,
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=_VMEM
+            dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=VMEM
         ),
         interpret=dispatch.tpu_interpreter() if interpret else False,
         name="ray_march",

@@ -21,13 +21,13 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from pallas_kernels import dispatch
+from pallas_kernels.tpu_memory import LANES, ROW_BYTES, SMEM, SUBLANES, TILE, VMEM, dot, to_scalars
 from pallas_kernels.triplane_sample import tpu_tile
-from pallas_kernels.triplane_sample.tpu_tile import LANES, SUBLANES, TILE, Layout
+from pallas_kernels.triplane_sample.tpu_tile import Layout
 from pallas_kernels.triplane_sample.types import LookupOptions
 
-# A v5e and a v6e have 128 MiB of VMEM and 1 MiB of SMEM; the compiler wants some for itself.
-_VMEM, _SMEM = 96 << 20, 900 << 10
-_ROW_BYTES = 4 * LANES
+# Of the VMEM that a kernel may take, what is left for values between its refs.
+_SPARE = 4 << 20
 
 
 def _layout(points: Array, planes: Array, options: LookupOptions, held: int) -> Layout:
@@ -43,12 +43,6 @@ def _layout(points: Array, planes: Array, options: LookupOptions, held: int) -> 
     )
 
 
-def _to_scalars(vector, scalar, semaphore) -> None:
-    copy = pltpu.make_async_copy(vector, scalar, semaphore)
-    copy.start()
-    copy.wait()
-
-
 def _prepare(coordinates, firsts, floats, scalars, *, layout: Layout, slopes: bool, semaphore):
     """Writes `numbers` of the held planes to scalar memory."""
     size = tpu_tile.numbers_of_plane(layout, slopes=slopes)
@@ -58,8 +52,8 @@ def _prepare(coordinates, firsts, floats, scalars, *, layout: Layout, slopes: bo
         firsts[0][k] = first
         for i, value in enumerate(values):
             floats[k * size + i] = value
-    _to_scalars(firsts[0], firsts[1], semaphore)
-    _to_scalars(floats, scalars, semaphore)
+    to_scalars(firsts[0], firsts[1], semaphore)
+    to_scalars(floats, scalars, semaphore)
 
 
 def _clear(table) -> None:
@@ -116,7 +110,7 @@ def _backward_kernel(
     axes, ones = len(layout.sizes), jnp.ones((SUBLANES, LANES), jnp.float32)
     for k in range(layout.held):
         for a in range(axes):
-            sums = tpu_tile.dot(ones, products[k * axes + a], (((1,), (1,)), ((), ())))
+            sums = dot(ones, products[k * axes + a], (((1,), (1,)), ((), ())))
             size = layout.sizes[a] / layout.box
             dcoordinates[0, k, pl.ds(a, 1)] = size * sums[:1]
 
@@ -160,7 +154,7 @@ def _call(kernel, layout: Layout, *, interpret: bool, **kwargs):
         kernel,
         grid=(layout.heads, layout.groups, layout.tiles),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary",) * 3, vmem_limit_bytes=_VMEM + (4 << 20)
+            dimension_semantics=("arbitrary",) * 3, vmem_limit_bytes=VMEM
         ),
         interpret=dispatch.tpu_interpreter() if interpret else False,
         **kwargs,
@@ -251,15 +245,15 @@ def _dpoints(dcoordinates: Float[Array, "b n a r"], options: LookupOptions) -> A
 
 def _vmem(layout: Layout, *, gradient: bool, apart: bool) -> int:
     """Bytes of vector memory; what the pipeline moves from step to step is there twice."""
-    table = layout.held * layout.plane_rows * _ROW_BYTES
+    table = layout.held * layout.plane_rows * ROW_BYTES
     axes, kept = len(layout.sizes), layout.held if apart else 1
     sublanes = -(-layout.channels // SUBLANES) * SUBLANES
     values = layout.held * (1 + tpu_tile.numbers_of_plane(layout, slopes=gradient))
     tile = 4 * TILE * (2 * (layout.held * axes + kept * sublanes) + values)
-    tile += kept * TILE * _ROW_BYTES
+    tile += kept * TILE * ROW_BYTES
     if not gradient:
         return table + tile
-    products = layout.held * axes * TILE * _ROW_BYTES
+    products = layout.held * axes * TILE * ROW_BYTES
     return 3 * table + tile + products + 4 * TILE * 2 * layout.held * SUBLANES
 
 
@@ -269,8 +263,8 @@ def _held(points: Array, planes: Array, options: LookupOptions, *, gradient: boo
     for held in (planes.shape[1], 1):
         layout = _layout(points, planes, options, held)
         values = layout.held * (1 + tpu_tile.numbers_of_plane(layout, slopes=gradient))
-        fits = _vmem(layout, gradient=gradient, apart=apart) <= _VMEM
-        if fits and 4 * TILE * values <= _SMEM:
+        fits = _vmem(layout, gradient=gradient, apart=apart) <= VMEM - _SPARE
+        if fits and 4 * TILE * values <= SMEM:
             return held
     return 0
 
@@ -284,5 +278,5 @@ def why_not(points: Array, planes: Array, *, options: LookupOptions, gradient: b
     if not _held(points, planes, options, gradient=gradient):
         layout = _layout(points, planes, options, 1)
         size = _vmem(layout, gradient=gradient, apart=False) >> 20
-        return f"one plane takes {size} MiB of VMEM, there are {_VMEM >> 20} MiB"
+        return f"one plane takes {size} MiB of VMEM, there are {(VMEM - _SPARE) >> 20} MiB"
     return None

@@ -23,7 +23,6 @@ Invariants:
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -33,15 +32,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-SUBLANES, LANES = 8, 128
-TILE = SUBLANES * LANES
+from pallas_kernels.tpu_memory import LANES, TILE, dot, hat, hat_slope
+
 # Points of the walk that are written out, so that their loads overlap.
 _UNROLL = 8
-dot = functools.partial(
-    jax.lax.dot_general,
-    precision=jax.lax.Precision.HIGHEST,
-    preferred_element_type=jnp.float32,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,16 +128,6 @@ def from_rows(rows: Float[Array, "b rows 128"], layout: Layout) -> Float[Array, 
 # --- as vectors: one number of each point of a tile, [8 128] ---
 
 
-def _hat(distance: Array) -> Array:
-    return jnp.maximum(1.0 - jnp.abs(distance), 0.0)
-
-
-def _hat_slope(distance: Array) -> Array:
-    """The derivative of `_hat`; at a texel's own place that towards the upper one."""
-    slope = jnp.where(distance < 0.0, 1.0, -1.0)
-    return jnp.where((distance >= -1.0) & (distance < 1.0), slope, 0.0)
-
-
 def _start(coordinate: Array, axis: int, layout: Layout) -> tuple[Array, Array]:
     """First texel of the window (of the rows, along W), and the place counted from there.
 
@@ -164,7 +148,7 @@ def _lines(places: list[Array], layout: Layout, slope_of: int | None = None) -> 
     """Weights of a cell's lines, or their slopes along one of (H[, D])."""
     return [
         math.prod(
-            (_hat_slope if i == slope_of else _hat)(place - float(tap))
+            (hat_slope if i == slope_of else hat)(place - float(tap))
             for i, (place, tap) in enumerate(zip(places, taps, strict=True))
         )
         for taps in layout.taps
@@ -265,7 +249,7 @@ def look_up(
         for k in range(layout.held):
             values = _load(table, firsts[k, s, lane], layout)
             line = sum(scalars[k * size + 1 + i, s, lane] * values[i] for i in range(lines))
-            part = _hat(scalars[k * size, s, lane] - places) * line
+            part = hat(scalars[k * size, s, lane] - places) * line
             if keep:
                 rows[k, pl.ds(t, 1)] = jnp.sum(part, axis=0, keepdims=True)
             total = total + part
@@ -307,15 +291,15 @@ def pull(
             gradient = rows[k if apart else 0, pl.ds(t, 1)]
             first = firsts[k, s, lane]
             distance = scalars[k * size, s, lane] - places
-            hat, values = _hat(distance), _load(table, first, layout)
+            across, values = hat(distance), _load(table, first, layout)
             for a in range(axes):
                 at = k * size + 1 + a * lines
                 line = sum(scalars[at + i, s, lane] * values[i] for i in range(lines))
-                part = (hat if a else _hat_slope(distance)) * line * gradient
+                part = (across if a else hat_slope(distance)) * line * gradient
                 products[k * axes + a, pl.ds(t, 1)] = jnp.sum(part, axis=0, keepdims=True)
             for i, offset in enumerate(layout.offsets):
                 own = pl.ds(first + offset, layout.span)
-                weight = scalars[k * size + 1 + i, s, lane] * hat
+                weight = scalars[k * size + 1 + i, s, lane] * across
                 dtable[0, own] = dtable[0, own] + weight * gradient
 
     walk(count, visit)

@@ -32,7 +32,7 @@ from pallas_kernels.triplane_sample import EG3D_AXES, PANOHEAD_AXES, LookupOptio
 from pallas_kernels.triplane_sample.naive import triplane_sample_naive
 from tests.pallas_kernels.knn_checks import assert_gradients_match
 
-FORMS = ("reference", "tpu_interpret")
+FORMS = ("reference", "tpu_interpret", "gpu_interpret")
 RAYS, SAMPLES = 20, 4
 # The interpreter takes seconds a ray.
 FEW = {"reference": (2, RAYS), "tpu_interpret": (1, 3), "gpu_interpret": (1, 3)}
@@ -281,7 +281,9 @@ def test_nothing_of_a_samples_features_outlives_its_tile():
 def assert_devices_agree():
     """By head and by ray, on four devices: the pictures and gradients of one."""
     from headjax.render import gaussian_field as field
+    from tests.pallas_kernels import test_ray_march
 
+    test_ray_march.assert_shards_agree()
     rng = np.random.default_rng(0)
 
     def array(*shape, scale=1.0):

@@ -116,17 +116,18 @@ def test_values_and_gradients_are_finite_at_any_density(form, scale):
     assert np.all((seen[2] >= 0.0) & (seen[2] <= 1.0 + 1e-6))
 
 
-@pytest.mark.parametrize("split", (PartitionSpec("d"), PartitionSpec(None, "d")), ids=str)
-def test_it_works_inside_shard_map(split):
+def assert_shards_agree():
+    """By head and by ray, on two devices: what one sees (`test_march_field` calls it)."""
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
     inputs = march_inputs(MARCHES["tiny"])
 
     def march(*inputs):
         return parts(ray_march(*inputs[:2], depths=inputs[2], options=MarchOptions()))
 
-    divided = jax.shard_map(march, mesh=mesh, in_specs=split, out_specs=split)
-    for a, b in zip(jax.jit(divided)(*inputs), march(*inputs), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+    for split in (PartitionSpec("d"), PartitionSpec(None, "d")):
+        divided = jax.shard_map(march, mesh=mesh, in_specs=split, out_specs=split)
+        for a, b in zip(jax.jit(divided)(*inputs), march(*inputs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
 def test_a_tpu_and_a_gpu_get_their_kernels():

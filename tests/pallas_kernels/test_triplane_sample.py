@@ -272,7 +272,7 @@ class TestOnTPU:
             tpu._vmem(tpu._layout(*inputs, options, held), gradient=False, apart=False)
             for held in (1, 2)
         )
-        monkeypatch.setattr(tpu, "_VMEM", (one + two) // 2)
+        monkeypatch.setattr(tpu, "VMEM", (one + two) // 2 + tpu._SPARE)
         assert tpu._held(*inputs, options, gradient=False) == 1
         got = tpu.forward(*inputs, options=options, interpret=True)
         np.testing.assert_allclose(got, want, atol=1e-6)
