@@ -93,23 +93,27 @@ def block_of(channels: int, *, gradient: bool) -> int:
     return size // 2 if gradient else size
 
 
+def too_much(channels: int, neighbors: int) -> str | None:
+    """What a block's registers cannot hold."""
+    if channels > _WIDEST:
+        return f"{channels} channels do not fit a block's registers, {_WIDEST} do"
+    if neighbors > _MOST:
+        return f"{neighbors} neighbours do not fit a block's registers, {_MOST} do"
+    return None
+
+
 def why_not(
     points: Float[Array, "b 3 r"],
     frames: Float[Array, "b 12 g"],
     texels: Float[Array, "b n m"],
     *,
     options: BlendOptions,
-    gradient: bool = False,
+    gradient: bool,
 ) -> str | None:
     """What speaks against the kernel for these shapes, None if nothing does."""
-    channels = channels_of(texels, options)
-    if channels > _WIDEST:
-        return f"{channels} channels do not fit a block's registers, {_WIDEST} do"
-    if options.neighbors > _MOST:
-        return f"{options.neighbors} neighbours do not fit a block's registers, {_MOST} do"
     if min(points.shape) == 0 or min(texels.shape) == 0:
         return "there is nothing to compute"
-    return None
+    return too_much(channels_of(texels, options), options.neighbors)
 
 
 def _run(kernel, arguments: tuple, shapes: tuple, *, size: int, interpret: bool, aliases=None):

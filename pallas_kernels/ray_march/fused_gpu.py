@@ -103,7 +103,7 @@ class _Walk:
             load(self.refs[name], self.head, self.ray, a, mask=self.mask) for a in range(3)
         ]
 
-    def number(self, name: str, s: Array) -> Array:
+    def number(self, name: str, s: Array | int) -> Array:
         """A sample's number; behind the last sample the last one's."""
         s = jnp.minimum(s, self.samples - 1)
         return load(self.refs[name], self.head, self.ray, s, mask=self.mask)
@@ -311,7 +311,7 @@ def why_not(field: Field, decoder: Decoder, depths: Array, *, gradient: bool) ->
             f"{hidden} hidden units and {outputs} outputs do not fit a block's registers, "
             f"{_WIDEST} of each do"
         )
-    return field_reason(field, depths, gradient=gradient)
+    return field_reason(field)
 
 
 def _call(

@@ -14,7 +14,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -192,14 +191,15 @@ def lookup_of(field: Field) -> Lookup:
     return _Planes(field.options, field.planes.shape[-1])
 
 
-def field_reason(field: Field, depths: Array, *, gradient: bool) -> str | None:
+def field_reason(field: Field) -> str | None:
     """What keeps the kernels from serving a field."""
-    heads, rays, samples = depths.shape
-    points = jax.ShapeDtypeStruct((heads, 3, rays * samples), depths.dtype)
     if isinstance(field, GaussianField):
-        return knn.why_not(
-            points, field.frames, field.texels, options=field.options, gradient=gradient
-        )
+        channels = knn_tile.channels_of(field.texels, field.options)
+        return knn.too_much(channels, field.options.neighbors)
     if isinstance(field, TriplaneField):
-        return triplane.why_not(points, field.planes, options=field.options, gradient=gradient)
+        channels = field.planes.shape[-1]
+        most = 2 * LEAST
+        if channels > most:
+            return f"{channels} channels do not fit a block's registers beside an MLP, {most} do"
+        return None
     return f"there is no GPU look-up of a {type(field).__name__}"

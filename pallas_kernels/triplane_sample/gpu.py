@@ -206,6 +206,13 @@ def block_of(channels: int, *, gradient: bool) -> int:
     return size // 2 if gradient else size
 
 
+def too_much(channels: int) -> str | None:
+    """What a block's registers cannot hold."""
+    if channels > _WIDEST:
+        return f"{channels} channels do not fit a block's registers, {_WIDEST} do"
+    return None
+
+
 def why_not(
     points: Float[Array, "b 3 r"],
     planes: Float[Array, "b n *s c"],
@@ -214,11 +221,7 @@ def why_not(
     gradient: bool,
 ) -> str | None:
     """What speaks against the kernel for these shapes, None if nothing does."""
-    if planes.shape[-1] > _WIDEST:
-        return f"{planes.shape[-1]} channels do not fit a block's registers, {_WIDEST} do"
-    if points.size == 0:
-        return "there are no points"
-    return None
+    return "there are no points" if points.size == 0 else too_much(planes.shape[-1])
 
 
 def _run(kernel, arguments: tuple, shapes, *, size: int, interpret: bool, aliases: dict, options):
