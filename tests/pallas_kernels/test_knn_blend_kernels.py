@@ -20,7 +20,7 @@ from pallas_kernels.knn_blend.specs import SPECS, Spec, make_inputs, options_of
 from tests.pallas_kernels import knn_checks as checks
 from tests.pallas_kernels.conftest import TOPOLOGIES
 
-FORMS = ("reference", "tpu_interpret")
+FORMS = ("reference", "tpu_interpret", "gpu_interpret")
 # The interpreter checks each access against all before it: its time grows with their square.
 _POINTS = 20
 
