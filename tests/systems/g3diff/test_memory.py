@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks import training_step
 from headjax.systems.g3diff import autodecoder
+from tests.pallas_kernels import gpu_backend
 
 GIB = 1 << 30
 
@@ -33,3 +34,12 @@ def test_a_step_of_table_2_fits_a_tpu():
     pytest.importorskip("libtpu", reason="libtpu, the TPU compiler, comes with the extra 'tpu'")
     chip = training_step.chip("v5e:2x2")
     assert total(3, autodecoder.AutoDecoderStep, chip) < 2.25 * GIB
+
+
+@pytest.mark.sweep
+@pytest.mark.gpu_backend
+def test_a_step_of_table_2_fits_a_gigabyte_of_a_gpu():
+    gpu = gpu_backend.h200()
+    one, five = (total(k, autodecoder.AutoDecoderStep, gpu) for k in (1, 5))
+    assert one < GIB
+    assert five < 1.1 * one
