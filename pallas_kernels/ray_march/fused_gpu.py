@@ -379,6 +379,7 @@ def forward(
         interpret=interpret,
     )
     nothing = jnp.zeros((heads, 0, samples, count), jnp.int32)
+    nothing, _ = dispatch.varying_alike((nothing, depths))
     return _joined(out), out["sigma"], out.get("saved", nothing)
 
 

@@ -15,7 +15,6 @@ from jax.sharding import (
 KERNEL = "__gpu$xla.gpu.triton"
 # From jax 0.11 Triton lowers for a device that is named, be it there or not.
 _DEVICE = AbstractDevice(device_kind="NVIDIA H200", num_cores=None, platform="gpu")
-_MESH = AbstractMesh((1,), ("gpu",), axis_types=(AxisType.Auto,), abstract_device=_DEVICE)
 # What XLA asks of a device's description (its specs for the H100, with the H200's memory).
 _TARGET = """
 gpu_device_info {
@@ -44,15 +43,20 @@ device_description_str: "NVIDIA H200"
 """
 
 
-def lower(function, *arguments):
-    """A function lowered for an H200 from a machine without one."""
-    with use_abstract_mesh(_MESH):
+def mesh_of(count: int) -> AbstractMesh:
+    """H200s along an axis x."""
+    return AbstractMesh((count,), ("x",), axis_types=(AxisType.Auto,), abstract_device=_DEVICE)
+
+
+def lower(function, *arguments, devices: int = 1):
+    """A function lowered for H200s from a machine without one."""
+    with use_abstract_mesh(mesh_of(devices)):
         return jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))
 
 
-def kernels_in(function, *arguments) -> int:
+def kernels_in(function, *arguments, devices: int = 1) -> int:
     """How many kernels the lowered function calls."""
-    return lower(function, *arguments).as_text().count(KERNEL)
+    return lower(function, *arguments, devices=devices).as_text().count(KERNEL)
 
 
 @functools.cache
