@@ -28,6 +28,10 @@ _KERNELS = {"tpu": fused_tpu, "gpu": fused_gpu}
 
 def _run(kind: str, arguments: tuple, plan: Plan):
     """One of `forward`, `forward_twice`, `backward`: the reference's, or the platform's kernel."""
+    depths = arguments[3]
+    if kind == "forward_twice":
+        samples = depths.shape[-1] + arguments[4].shape[-1]
+        depths = jax.ShapeDtypeStruct((*depths.shape[:-1], samples), depths.dtype)
     gradient = kind == "backward"
     return dispatch.run(
         f"march_field {kind}",
@@ -39,7 +43,7 @@ def _run(kind: str, arguments: tuple, plan: Plan):
             for platform, module in _KERNELS.items()
         },
         reasons={
-            platform: module.why_not(*arguments[:2], arguments[3], gradient=gradient)
+            platform: module.why_not(*arguments[:2], depths, gradient=gradient)
             for platform, module in _KERNELS.items()
         },
     )

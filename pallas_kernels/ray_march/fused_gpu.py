@@ -301,7 +301,7 @@ def _block_of(lookup: Lookup, *, gradient: bool) -> tuple[int, int]:
     return (32 if gradient else 128), 4
 
 
-def why_not(field: Field, decoder: Decoder, depths: Array, *, gradient: bool) -> str | None:
+def why_not(field: Field, decoder: Decoder, depths, *, gradient: bool) -> str | None:
     """What keeps the kernels from serving these shapes."""
     if not depths.size:
         return "there are no samples"
