@@ -17,6 +17,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
+from pallas_kernels import gpu_atomics
+
 # A kernel's operand: a reference to an array in global memory.
 Ref = Any
 
@@ -74,7 +76,7 @@ def add(ref: Ref, *index, value: Array, mask: Array | None, interpret: bool) -> 
     """
     mask = _masked(index, mask)
     if not interpret:
-        plgpu.atomic_add(ref, index, value, mask=mask)
+        gpu_atomics.add(ref, index, value, mask=mask)
         return
     if mask is not None:
         value = jnp.where(mask, value, jnp.zeros_like(value))

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
 
-from pallas_kernels import gpu_memory
+from pallas_kernels import gpu_atomics, gpu_memory
 from pallas_kernels.knn_blend import GaussianTable, knn_blend
 from pallas_kernels.knn_blend import specs as knn_specs
 from pallas_kernels.ray_march import (
@@ -190,6 +191,11 @@ def test_triton_s_deprecation_is_the_one_warning_that_is_silenced():
         warnings.simplefilter("always")
         gpu_backend.lower(function, *inputs)
     assert [w for w in seen if "Triton" in str(w.message)] == []
+
+
+def test_atomic_adds_are_no_fences():
+    """If this fails, JAX's inside has changed: the kernels still work, their gradients slower."""
+    assert gpu_atomics.add is not plgpu.atomic_add
 
 
 def _on_memory(kernel, *arrays, shape):
