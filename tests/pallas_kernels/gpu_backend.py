@@ -13,6 +13,8 @@ from jax.sharding import (
 )
 
 KERNEL = "__gpu$xla.gpu.triton"
+# On a machine with a GPU: JAX_PLATFORMS=cuda pytest -m gpu tests/pallas_kernels
+FORMS = ("gpu_interpret", pytest.param("gpu", marks=pytest.mark.gpu))
 # From jax 0.11 Triton lowers for a device that is named, be it there or not.
 _DEVICE = AbstractDevice(device_kind="NVIDIA H200", num_cores=None, platform="gpu")
 # What XLA asks of a device's description (its specs for the H100, with the H200's memory).
@@ -41,6 +43,12 @@ platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 8 }
 device_description_str: "NVIDIA H200"
 """
+
+
+def need_device(form: str) -> None:
+    """Skips a test of the kernels themselves where there is no GPU."""
+    if form == "gpu" and jax.default_backend() != "gpu":
+        pytest.skip("there is no GPU (JAX_PLATFORMS=cuda where there is one)")
 
 
 def mesh_of(count: int) -> AbstractMesh:

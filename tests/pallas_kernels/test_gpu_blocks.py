@@ -95,22 +95,26 @@ def _named(tree):
     return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
 
 
+@pytest.mark.parametrize("form", gpu_backend.FORMS)
 @pytest.mark.parametrize("name", CASES)
-def test_blocks_and_stretches_join(name):
+def test_blocks_and_stretches_join(name, form):
+    gpu_backend.need_device(form)
     inputs = CASES[name][1]
-    got, gradients = _run(inputs, name=name, form="gpu_interpret")
+    got, gradients = _run(inputs, name=name, form=form)
     want, expected = _run(inputs, name=name, form="reference")
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(float(jnp.std(b)), 1e-2))
     assert_gradients_match(_named(gradients), _named(expected))
 
 
-def test_blocks_of_points_choose_and_blend_alike():
+@pytest.mark.parametrize("form", gpu_backend.FORMS)
+def test_blocks_of_points_choose_and_blend_alike(form):
+    gpu_backend.need_device(form)
     inputs = knn_specs.make_inputs(GAUSSIANS)
     keys = jax.random.split(jax.random.key(0))
     shape = GAUSSIANS.heads, GAUSSIANS.points
     probes = jax.random.normal(keys[0], (*shape, 3)), jax.random.normal(keys[1], shape)
-    options = knn_specs.options_of(GAUSSIANS, implementation="gpu_interpret")
+    options = knn_specs.options_of(GAUSSIANS, implementation=form)
     (features, total, ids), gradients = run(inputs, probes, options=options)
     options = dataclasses.replace(options, implementation="reference")
     want, expected = run(inputs, probes, options=options)
