@@ -17,6 +17,8 @@ from typing import Any, Literal, get_args
 import jax
 from jax.experimental.pallas import tpu as pltpu
 
+from pallas_kernels import gpu_memory
+
 Implementation = Literal["auto", "reference", "tpu", "gpu", "tpu_interpret", "gpu_interpret"]
 
 # Triton, the only Pallas backend for GPUs that can address memory by computed indices, lowers for
@@ -110,6 +112,8 @@ def run(
     if implementation == "reference":
         _log_once(operation, "reference", "asked for by name")
         return reference(*arguments)
+    if gpu_memory.triton is None:
+        reasons = {**reasons, "gpu": "this JAX comes without Triton"}
     if implementation != "auto":
         return _named(operation, implementation, kernels, reasons)(*arguments)
     reasons = {**reasons, "gpu": reasons.get("gpu") or _device_reason()}

@@ -14,13 +14,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
-from pallas_kernels import gpu_atomics
+try:
+    from jax.experimental.pallas import triton
+
+    from pallas_kernels import gpu_atomics
+except ImportError:
+    # JAX for Windows comes without; the references run there.
+    triton = gpu_atomics = None
 
 # A kernel's operand: a reference to an array in global memory.
 Ref = Any
+
+
+def parameters(warps: int) -> Any:
+    """How a kernel is compiled: its threads, 32 a warp. Loops are not pipelined: loads are few."""
+    return triton.CompilerParams(num_warps=warps, num_stages=1)
 
 
 def power_of_two(number: int) -> int:
@@ -60,12 +70,12 @@ def _masked(index: Sequence, mask: Array | None) -> Array | None:
 def load(ref: Ref, *index, mask: Array | None = None) -> Array:
     """ref[index], 0 where the mask is off."""
     mask = _masked(index, mask)
-    return plgpu.load(ref.at[_index(index)], mask=mask, other=None if mask is None else 0)
+    return triton.load(ref.at[_index(index)], mask=mask, other=None if mask is None else 0)
 
 
 def store(ref: Ref, *index, value: Array, mask: Array | None = None) -> None:
     """ref[index] = value where the mask is on."""
-    plgpu.store(ref.at[_index(index)], value, mask=_masked(index, mask))
+    triton.store(ref.at[_index(index)], value, mask=_masked(index, mask))
 
 
 def add(ref: Ref, *index, value: Array, mask: Array | None, interpret: bool) -> None:

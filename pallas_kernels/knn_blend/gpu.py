@@ -12,11 +12,10 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels import dispatch
-from pallas_kernels.gpu_memory import block, both, load, rowwise, store
+from pallas_kernels.gpu_memory import block, both, load, parameters, rowwise, store
 from pallas_kernels.knn_blend import gpu_tile, reference
 from pallas_kernels.knn_blend.gpu_tile import GROUP, channels_of, half_width
 from pallas_kernels.knn_blend.types import BlendOptions
@@ -125,7 +124,7 @@ def _run(kernel, arguments: tuple, shapes: tuple, *, size: int, interpret: bool,
         grid=(pl.cdiv(points.shape[2], size), points.shape[0]),
         out_shape=shapes,
         input_output_aliases=aliases or {},
-        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
+        compiler_params=parameters(4),
         interpret=interpret,
     )(*arguments)
 

@@ -24,11 +24,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels import dispatch
-from pallas_kernels.gpu_memory import add, block, both, load, power_of_two, rowwise, store
+from pallas_kernels.gpu_memory import (
+    add,
+    block,
+    both,
+    load,
+    parameters,
+    power_of_two,
+    rowwise,
+    store,
+)
 from pallas_kernels.ray_march import stream
 from pallas_kernels.ray_march.fields import Field
 from pallas_kernels.ray_march.fused_gpu_fields import LEAST, Lookup, field_reason, lookup_of
@@ -326,7 +334,7 @@ def _call(
         grid=(pl.cdiv(rays, size), pl.cdiv(samples, _STRETCH), heads),
         out_shape=shapes,
         input_output_aliases=aliases or {},
-        compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=1),
+        compiler_params=parameters(warps),
         interpret=interpret,
     )(*operands)
 
@@ -343,8 +351,9 @@ def _inputs(field: Field, decoder: Decoder, rays: Rays, depths: Array, lookup: L
 
 def _joined(out: dict[str, Array]) -> tuple:
     """What rays saw, from what they saw in each stretch alone; stretches come first."""
-    optical = out["optical"]
-    through = jnp.exp(optical - jnp.cumsum(optical, axis=0))
+    # Shifted rather than subtracted: an opaque stretch must not erase the depth of those before.
+    before = jnp.cumsum(out["optical"][:-1], axis=0)
+    through = jnp.exp(-jnp.concatenate([jnp.zeros_like(out["optical"][:1]), before], axis=0))
     seen = jnp.sum(through[..., None] * out["seen"], axis=0)
     sums = (jnp.sum(through * out[name], axis=0) for name in ("distance", "alpha"))
     return seen, *sums, jnp.sum(out["reach"], axis=0)

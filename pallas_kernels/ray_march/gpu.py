@@ -13,11 +13,10 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
 from pallas_kernels import dispatch
-from pallas_kernels.gpu_memory import Ref, block, both, load, power_of_two, store
+from pallas_kernels.gpu_memory import Ref, block, both, load, parameters, power_of_two, store
 from pallas_kernels.ray_march import stream
 from pallas_kernels.ray_march.types import MarchOptions
 
@@ -113,7 +112,7 @@ def _call(kernel, arrays: tuple, shapes: list[tuple], *, options: MarchOptions, 
         functools.partial(kernel, options=options),
         grid=(pl.cdiv(rays, _RAYS), heads),
         out_shape=[dispatch.like(arrays[0], shape) for shape in shapes],
-        compiler_params=plgpu.CompilerParams(num_warps=1 if channels <= 8 else 4, num_stages=1),
+        compiler_params=parameters(1 if channels <= 8 else 4),
         interpret=interpret,
     )(*arrays)
 

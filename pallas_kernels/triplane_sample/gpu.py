@@ -20,11 +20,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
 from pallas_kernels import dispatch
-from pallas_kernels.gpu_memory import Ref, add, block, both, lanes, load, rowwise, store
+from pallas_kernels.gpu_memory import Ref, add, block, both, lanes, load, parameters, rowwise, store
 from pallas_kernels.triplane_sample.types import LookupOptions
 
 # Channels that a block's registers hold.
@@ -233,7 +232,7 @@ def _run(kernel, arguments: tuple, shapes, *, size: int, interpret: bool, aliase
         grid=(pl.cdiv(points.shape[2], size), points.shape[0]),
         out_shape=shapes,
         input_output_aliases=aliases,
-        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
+        compiler_params=parameters(4),
         interpret=interpret,
     )(*arguments)
 

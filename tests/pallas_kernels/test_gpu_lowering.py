@@ -193,6 +193,15 @@ def test_triton_s_deprecation_is_the_one_warning_that_is_silenced():
     assert [w for w in seen if "Triton" in str(w.message)] == []
 
 
+def test_a_jax_without_triton_runs_the_reference(monkeypatch):
+    monkeypatch.setattr(gpu_memory, "triton", None)
+    function, inputs = _march("tiny")
+    assert gpu_backend.kernels_in(function, *inputs) == 0
+    function, inputs = _march("tiny", implementation="gpu")
+    with pytest.raises(ValueError, match="because this JAX comes without Triton"):
+        jax.eval_shape(function, *inputs)
+
+
 def test_atomic_adds_are_no_fences():
     """If this fails, JAX's inside has changed: the kernels still work, their gradients slower."""
     assert gpu_atomics.add is not plgpu.atomic_add
