@@ -55,8 +55,9 @@ def _device_reason() -> str | None:
     """What speaks against a kernel on this machine's own accelerator, if it has one."""
     if jax.default_backend() != "gpu":
         return None
-    capability = float(getattr(jax.devices()[0], "compute_capability", "0"))
-    if capability < _OLDEST_GPU:
+    capability = str(getattr(jax.devices()[0], "compute_capability", "unknown"))
+    # An AMD GPU's is a name.
+    if not capability.replace(".", "", 1).isdigit() or float(capability) < _OLDEST_GPU:
         return f"the GPU has compute capability {capability}, its kernel needs {_OLDEST_GPU}"
     return None
 

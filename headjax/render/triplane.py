@@ -141,7 +141,7 @@ def _composite(seen: FieldMarched, *, white_back: bool) -> Composite:
     mean = jnp.where(hit, seen.distance / jnp.where(hit, seen.alpha, 1.0), jnp.inf)
     return Composite(
         features=features,
-        depth=jnp.clip(mean, jnp.min(depths), jnp.max(depths)),
+        depth=jnp.clip(mean, jnp.nanmin(depths), jnp.nanmax(depths)),
         alpha=seen.alpha,
     )
 

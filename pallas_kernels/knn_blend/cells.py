@@ -266,7 +266,7 @@ def _sieve(centers: Float[Array, "3 g"], order: Int[Array, "g"], half: Array, ne
 
 
 def _centers(box: Box, side: int) -> Float[Array, "3 x"]:
-    steps = (jnp.arange(side) + 0.5) / side
+    steps = (jnp.arange(side, dtype=jnp.float32) + 0.5) / side
     axes = [box[0][a] + steps * (box[1] - box[0])[a] for a in range(3)]
     return jnp.stack(jnp.meshgrid(*axes, indexing="ij")).reshape(3, -1)
 

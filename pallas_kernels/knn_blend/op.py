@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels import dispatch
 from pallas_kernels.knn_blend import gpu, reference, tpu
-from pallas_kernels.knn_blend.types import PLANE_AXES, BlendOptions, GaussianTable
+from pallas_kernels.knn_blend.types import BlendOptions, GaussianTable, check
 
 _KERNELS = {"tpu": tpu, "gpu": gpu}
 
@@ -98,20 +98,6 @@ def _blend_backward(options, residuals, cotangents):
 _blend.defvjp(_blend_forward, _blend_backward)
 
 
-def _check(count: int, atlas: Array, options: BlendOptions) -> None:
-    height, width, depth = atlas.shape[1:]
-    grid = height // options.patch
-    if height != width or grid * options.patch != height or grid * grid != count:
-        raise ValueError(
-            f"atlas of {height}x{width} texels does not hold {count} patches of side "
-            f"{options.patch}: expected a square of side sqrt(Gaussians) x patch"
-        )
-    if depth % len(PLANE_AXES):
-        raise ValueError(f"atlas has {depth} channels, expected 3 planes of equally many")
-    if options.neighbors > count:
-        raise ValueError(f"neighbors={options.neighbors} but there are only {count} Gaussians")
-
-
 def knn_blend(
     points: Float[Array, "b r 3"],
     gaussians: GaussianTable,
@@ -138,7 +124,7 @@ def knn_blend(
       ValueError: the atlas does not hold one p×p patch for each Gaussian, or there are fewer
         Gaussians than neighbours.
     """
-    _check(gaussians.centers.shape[-2], atlas, options)
+    check(gaussians.centers.shape[-2], atlas, options)
     frames = jax.vmap(lambda table: reference.frames(table, options=options))(gaussians)
     texels = jax.vmap(lambda a: reference.texel_table(a, patch=options.patch))(atlas)
     arrays = points.swapaxes(-1, -2), frames, texels

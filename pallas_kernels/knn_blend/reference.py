@@ -102,7 +102,9 @@ def _texel(u: Array, *, options: BlendOptions) -> tuple[Array, Array, Array]:
 
 def _pair(weight: Array) -> Array:
     """(1 − w, w) on a new last axis, as an affine map: a concatenation would not vectorise."""
-    return weight[..., None] * jnp.array([-1.0, 1.0]) + jnp.array([1.0, 0.0])
+    return weight[..., None] * jnp.array([-1.0, 1.0], weight.dtype) + jnp.array(
+        [1.0, 0.0], weight.dtype
+    )
 
 
 def _footprints(u: tuple, g: Array, ids: Array, *, channels: int, options: BlendOptions):

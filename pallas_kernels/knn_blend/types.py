@@ -73,3 +73,18 @@ class GaussianTable:
     rotations: Float[Array, "*b g 3 3"]
     radii: Float[Array, "*b g 3"]
     valid: Bool[Array, "*b g"]
+
+
+def check(count: int, atlas: Array, options: BlendOptions) -> None:
+    """Raises ValueError where an atlas does not fit the Gaussians, or these are too few."""
+    height, width, depth = atlas.shape[1:]
+    grid = height // options.patch
+    if height != width or grid * options.patch != height or grid * grid != count:
+        raise ValueError(
+            f"atlas of {height}x{width} texels does not hold {count} patches of side "
+            f"{options.patch}: expected a square of side sqrt(Gaussians) x patch"
+        )
+    if depth % len(PLANE_AXES):
+        raise ValueError(f"atlas has {depth} channels, expected 3 planes of equally many")
+    if options.neighbors > count:
+        raise ValueError(f"neighbors={options.neighbors} but there are only {count} Gaussians")

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from pallas_kernels.knn_blend import cells
 from pallas_kernels.knn_blend import reference as knn
 from pallas_kernels.knn_blend.types import BlendOptions, GaussianTable
+from pallas_kernels.knn_blend.types import check as check_atlas
 from pallas_kernels.ray_march.types import Leaf
 from pallas_kernels.triplane_sample import reference as triplane
 from pallas_kernels.triplane_sample.types import LookupOptions, check
@@ -177,7 +178,13 @@ def triplane_field(planes: Float[Array, "b n *s c"], *, options: LookupOptions) 
 def gaussian_field(
     gaussians: GaussianTable, *, atlas: Float[Array, "b h w d"], options: BlendOptions
 ) -> GaussianField:
-    """The field of heads given as Gaussians and payload atlas; see `knn_blend` for both."""
+    """The field of heads given as Gaussians and payload atlas; see `knn_blend` for both.
+
+    Raises:
+      ValueError: the atlas does not hold one p×p patch for each Gaussian, or there are fewer
+        Gaussians than neighbours.
+    """
+    check_atlas(gaussians.centers.shape[-2], atlas, options)
     frames = jax.vmap(lambda table: knn.frames(table, options=options))(gaussians)
     texels = jax.vmap(lambda a: knn.texel_table(a, patch=options.patch))(atlas)
     return GaussianField(

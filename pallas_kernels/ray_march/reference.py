@@ -41,7 +41,9 @@ def interval_weights(
     else:
         delta = jnp.concatenate([delta, jnp.mean(delta, -1, keepdims=True)], axis=-1)
     optical = activated(sigma, options) * delta
-    before = jnp.cumsum(optical, axis=-1) - optical
+    # Shifted rather than subtracted: an opaque sample must not erase the depth of those before it.
+    before = jnp.cumsum(optical[..., :-1], axis=-1)
+    before = jnp.concatenate([jnp.zeros_like(optical[..., :1]), before], axis=-1)
     return -jnp.expm1(-optical) * jnp.exp(-before)
 
 

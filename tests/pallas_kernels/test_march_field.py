@@ -401,5 +401,10 @@ def test_mistakes_are_named():
     kwargs = {"rays": rays, "options": MarchOptions(), "decoding": DecoderOptions()}
     with pytest.raises(ValueError, match="at least 2 samples a ray, got 1"):
         march_field(field, decoder, depths=depths[..., :1], **kwargs)
+    _, table, atlas = make_inputs(GAUSSIANS)
+    with pytest.raises(ValueError, match="does not hold 16 patches of side 4"):
+        gaussian_field(table, atlas=atlas, options=options_of(GAUSSIANS, patch=4))
+    with pytest.raises(ValueError, match="neighbors=17 but there are only 16"):
+        gaussian_field(table, atlas=atlas, options=options_of(GAUSSIANS, neighbors=17))
     with pytest.raises(ValueError, match="reduce must be 'mean' or 'sum'"):
         triplane_field(arrays, options=LookupOptions(axes=EG3D_AXES, reduce="none"))

@@ -116,6 +116,19 @@ def test_values_and_gradients_are_finite_at_any_density(form, scale):
     assert np.all((seen[2] >= 0.0) & (seen[2] <= 1.0 + 1e-6))
 
 
+@pytest.mark.parametrize("rule", ("midpoint", "left"))
+def test_an_opaque_wall_does_not_erase_the_fog_before_it(rule):
+    options = MarchOptions(rule=rule)
+    features, sigma, depths = march_inputs(MARCHES["odd"])
+    sigma = jnp.where(jnp.arange(7) < 3, jnp.minimum(sigma, 1.0), 1e9)
+    seen = parts(ray_march(features, sigma, depths=depths, options=options))
+    wide = [np.asarray(a[0], np.float64) for a in (features, sigma, depths)]
+    want = [slow_march(*ray, options) for ray in zip(*wide, strict=True)]
+    for got, values in zip(seen, zip(*want, strict=True), strict=True):
+        np.testing.assert_allclose(got[0], np.array(values), rtol=1e-5, atol=1e-5)
+    assert np.all(seen[2] <= 1.0 + 1e-6)
+
+
 def assert_shards_agree():
     """By head and by ray, on two devices: what one sees (`test_march_field` calls it)."""
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
