@@ -1,5 +1,6 @@
 """Shared set-up of the tests: CPU, run-time shape checks, the facts' data beside the clone."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -37,3 +38,13 @@ def compilation_cache(request) -> None:
 
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs():
+    """Lets go of a module's programs at its end: each holds memory maps, and these are limited."""
+    yield
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
