@@ -1,7 +1,8 @@
 """Records by index, and batches by step: both pure functions, so that any batch can be resumed.
 
 Batch number `step` depends on (source, seed, step) alone. Every process computes the same global
-batch and loads its own rows of it, so that the data order is independent of the process count.
+batch and loads its own rows of it, so that the data order is independent of the process count. An
+iterator's state is the step: one process' state stands for all, and for any number of them.
 """
 
 import functools
@@ -126,8 +127,7 @@ def batches(
     by_identity: bool = False,
     fields: Sequence[str] | None = None,
     transform: Callable[[Record], Any] | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Callable[[int], slice] | None = None,
 ):
     """Batches as a grain `DatasetIterator`: `next`, `get_state`, `set_state`.
 
@@ -137,32 +137,27 @@ def batches(
 
     Args:
         source: random access to records of equal shapes; for `by_identity` with `identities` [n].
-        batch_size: of the global batch; each process gets batch_size / process_count rows.
+        batch_size: of the global batch, which all processes load together.
         seed: of the order.
         num_epochs: None goes on for ever.
         shuffle: False keeps the source's order (identities: ascending, views: ascending).
         by_identity: batches of distinct identities.
         fields: the record's fields to load; all by default.
         transform: applied to each process's stacked batch.
-        process_index, process_count: which rows are ours.
+        rows: global batch size ↦ the rows of every global batch that this process loads; None
+            loads all.
 
     Raises:
-        UserError: the batch is larger than an epoch or does not divide among the processes, or
-            the records lack a field.
+        UserError: the batch is larger than an epoch or leaves this process no row, or the records
+            lack a field.
     """
     import grain
 
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"batch_size is {batch_size}; it must be a positive multiple of the {process_count} "
-            "processes"
-        )
+    mine = _own_rows(batch_size, rows)
     order = _identity_order if by_identity else _record_order
     plan = order(source, batch_size=batch_size, seed=seed, shuffle=shuffle)
     if fields is not None:
         _check_fields(source[0], fields)
-    rows = batch_size // process_count
-    mine = slice(process_index * rows, (process_index + 1) * rows)
 
     def load(step: int) -> Any:
         batch = _stack([source[int(index)] for index in plan(step)[mine]], fields)
@@ -171,6 +166,18 @@ def batches(
     steps = _ENDLESS if num_epochs is None else num_epochs * plan.steps_per_epoch
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     return iter(grain.MapDataset.range(steps).map(load).to_iter_dataset(options))
+
+
+def _own_rows(batch_size: int, rows: Callable[[int], slice] | None) -> slice:
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+    mine = slice(None) if rows is None else rows(batch_size)
+    if not range(batch_size)[mine]:
+        raise UserError(
+            f"batch_size is {batch_size}, of which this process loads no row; it must give every "
+            "process at least one"
+        )
+    return mine
 
 
 class _Order:

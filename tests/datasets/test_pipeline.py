@@ -143,23 +143,36 @@ def test_a_restored_iterator_goes_on_with_the_very_next_batch(by_identity, after
     assert taken(iterator, 9) == rest
 
 
-def test_processes_share_the_global_batch_whatever_their_number(by_identity):
-    whole = taken(batches(Numbers(), batch_size=2, seed=3, by_identity=by_identity), 8)
+def share(index, count):
+    """The rows of one of `count` processes, as a loop would ask for them."""
+    return lambda size: slice(index * size // count, (index + 1) * size // count)
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_processes_share_the_global_batch_whatever_their_number(count):
+    whole = taken(batches(Numbers(), batch_size=6, seed=3), 8)
     shards = [
-        taken(
-            batches(
-                Numbers(),
-                batch_size=2,
-                seed=3,
-                by_identity=by_identity,
-                process_index=index,
-                process_count=2,
-            ),
-            8,
-        )
-        for index in range(2)
+        taken(batches(Numbers(), batch_size=6, seed=3, rows=share(index, count)), 8)
+        for index in range(count)
     ]
-    assert [first + second for first, second in zip(*shards, strict=True)] == whole
+    assert [sum(parts, []) for parts in zip(*shards, strict=True)] == whole
+
+
+def test_the_state_of_one_process_stands_for_any_number_of_them(by_identity):
+    def fresh(rows=None):
+        return batches(Numbers(), batch_size=2, seed=3, by_identity=by_identity, rows=rows)
+
+    processes = [fresh(share(index, 2)) for index in range(2)]
+    for iterator in processes:
+        taken(iterator, 5)
+    first, second = (iterator.get_state() for iterator in processes)
+    alone = fresh()
+    before = taken(alone, 5)
+    assert first == second == alone.get_state()
+    rest = taken(alone, 4)
+    restored = fresh()
+    restored.set_state(first)
+    assert taken(restored, 4) == rest and len(before) == 5
 
 
 def test_fields_and_a_transform_shape_the_batch():
@@ -194,7 +207,7 @@ def test_a_cached_batch_of_eight_64_pixel_views_takes_less_than_3_ms(tmp_path):
         ({"batch_size": 11}, "batch_size is 11, but there are only 10 records"),
         ({"batch_size": 4, "by_identity": True}, "there are only 3 identities"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": 3, "process_count": 2}, "multiple of the 2 processes"),
+        ({"batch_size": 1, "rows": share(0, 2)}, "of which this process loads no row"),
     ],
 )
 def test_impossible_batches_are_refused(kwargs, said):
