@@ -2,18 +2,21 @@
 
 from headjax.data.config import SPLITS, HeadViewsConfig
 from headjax.data.eg3d_folder import Eg3dDataset
-from headjax.data.pipeline import RecordSource, batches, load_split
+from headjax.data.pipeline import FieldSource, Source, batches
 from headjax.data.preparation import Prepared, prepare, read_manifest
+from headjax.data.records import RecordSource, load_split
 from headjax.data.sheet import data_sheet, sheet_rows
 from headjax.data.spool import Progress
 
 __all__ = [
     "SPLITS",
     "Eg3dDataset",
+    "FieldSource",
     "HeadViewsConfig",
     "Prepared",
     "Progress",
     "RecordSource",
+    "Source",
     "batches",
     "data_sheet",
     "load_split",

@@ -3,13 +3,14 @@
 A record is one view: image [h, w, 3] uint8 on white, depth [h, w, 1] float32 along the ray (0
 where the mask is 0), mask [h, w, 1] uint8 coverage, parts [h, w, 1] uint8 (ids of
 `render.parts.PART_NAMES`), camera [25] float32 (EG3D's label), identity, view, identity_code [p],
-expression_code [e], uv_positions [g, g, 3] float32, uv_valid [g, g] bool.
+expression_code [e], uv_positions [g, g, 3] float32, uv_valid [g, g] bool. All but the two numbers
+are stored as the array's bytes; ArrayRecord compresses each record as a whole (zstd), which is as
+small as PNGs at 64² and takes a tenth of their time to read.
 
 Most users want `data.prepare`, which adds crash safety and reuse; a builder alone works as any
 other TFDS builder: `ProceduralHeads(views=HeadViewsConfig()).download_and_prepare()`.
 """
 
-import io
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +23,7 @@ from headjax.data.config import HeadViewsConfig, record_counts
 from headjax.data.rendering import Arrays
 from headjax.data.sources import make_source
 from headjax.data.spool import ProgressCallback, Spool, default_workers
-from headjax.io.images import encode_png
 from headjax.render.parts import PART_NAMES
-
-IMAGE_FIELDS = ("image", "mask", "parts")
 
 _SHARD_BYTES = 256 * 2**20
 
@@ -40,7 +38,7 @@ class _LocalInfo(tfds.core.DatasetInfo):
 class HeadViewsBuilder(tfds.core.GeneratorBasedBuilder):
     """Identities × views with splits `train`, `val_views` and `val_identities`."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
 
     def __init__(
         self,
@@ -93,7 +91,7 @@ class HeadViewsBuilder(tfds.core.GeneratorBasedBuilder):
             with self._spool(Path(folder)) as spool:
                 for split in splits:
                     for _, arrays in spool.records(split):
-                        writer.add_examples({split: list(encode_records(arrays))})
+                        writer.add_examples({split: list(examples_of(arrays))})
                 spool.finish()
                 writer.close_all()
         self.info.set_splits(info.splits)
@@ -125,27 +123,23 @@ def head_features(config: HeadViewsConfig) -> tfds.features.FeaturesDict:
     size, uv_size, source = config.resolution, config.uv_size, make_source(config)
     return tfds.features.FeaturesDict(
         {
-            "image": tfds.features.Image(shape=(size, size, 3), encoding_format="png"),
-            "mask": tfds.features.Image(shape=(size, size, 1), encoding_format="png"),
-            "parts": tfds.features.Image(shape=(size, size, 1), encoding_format="png"),
-            "depth": _packed((size, size, 1), np.float32),
-            "camera": _numbers(25),
+            "image": _array((size, size, 3), np.uint8),
+            "mask": _array((size, size, 1), np.uint8),
+            "parts": _array((size, size, 1), np.uint8),
+            "depth": _array((size, size, 1), np.float32),
+            "camera": _array((25,), np.float32),
             "identity": tfds.features.Scalar(dtype=np.int32),
             "view": tfds.features.Scalar(dtype=np.int32),
-            "identity_code": _numbers(source.identity_size),
-            "expression_code": _numbers(source.expression_size),
-            "uv_positions": _packed((uv_size, uv_size, 3), np.float32),
-            "uv_valid": _packed((uv_size, uv_size), np.bool_),
+            "identity_code": _array((source.identity_size,), np.float32),
+            "expression_code": _array((source.expression_size,), np.float32),
+            "uv_positions": _array((uv_size, uv_size, 3), np.float32),
+            "uv_valid": _array((uv_size, uv_size), np.bool_),
         }
     )
 
 
-def _numbers(size: int) -> tfds.features.Tensor:
-    return tfds.features.Tensor(shape=(size,), dtype=np.float32)
-
-
-def _packed(shape: tuple[int, ...], dtype: type) -> tfds.features.Tensor:
-    return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib")
+def _array(shape: tuple[int, ...], dtype: type) -> tfds.features.Tensor:
+    return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
 
 
 def record_bytes(config: HeadViewsConfig) -> int:
@@ -153,15 +147,7 @@ def record_bytes(config: HeadViewsConfig) -> int:
     return config.resolution**2 * 9 + config.uv_size**2 * 13 + 1024
 
 
-def encode_records(arrays: Arrays) -> Iterator[dict]:
-    """Stacked records as TFDS examples: pictures as PNG bytes, the rest as they are."""
+def examples_of(arrays: Arrays) -> Iterator[dict]:
+    """Stacked records as TFDS examples."""
     for index in range(len(arrays["view"])):
-        record = {name: values[index] for name, values in arrays.items()}
-        for name in IMAGE_FIELDS:
-            record[name] = png_bytes(record[name])
-        yield record
-
-
-def png_bytes(picture: np.ndarray) -> io.BytesIO:
-    """[h, w, 1 or 3] uint8 as an encoded PNG: an array would be encoded by TensorFlow."""
-    return io.BytesIO(encode_png(picture, compress_level=1))
+        yield {name: values[index] for name, values in arrays.items()}

@@ -6,25 +6,17 @@ iterator's state is the step: one process' state stands for all, and for any num
 """
 
 import functools
-import io
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
-from PIL import Image
 
-from headjax.data.config import HeadViewsConfig, check_split, split_table
-from headjax.data.preparation import read_manifest
 from headjax.errors import UserError
 
 Record = dict[str, np.ndarray]
 
-CACHE_BYTES = 2**30
-
 _ENDLESS = 2**62
-_PICTURES = ("image", "mask", "parts")
 
 
 @runtime_checkable
@@ -36,85 +28,17 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
 
-class RecordSource:
-    """One split of a prepared data set.
+@runtime_checkable
+class FieldSource(Source, Protocol):
+    """Random access to some fields of a record; batches load no others.
 
     Attributes:
-        identities: [n] int32, the identity of every record.
-        view_numbers: [n] int32, the view number of every record.
-        config: the data set's configuration.
-        part_names: names of the part labels.
+        fields: the names that there are.
     """
 
-    def __init__(self, folder: Path, manifest: dict, *, split: str, cache: bool | None = None):
-        import tensorflow_datasets as tfds
+    fields: Sequence[str]
 
-        self._folder = folder
-        self.config = HeadViewsConfig(**manifest["config"])
-        self.part_names = tuple(manifest["part_names"])
-        self.identities, self.view_numbers = split_table(self.config, split)
-        builder = tfds.builder_from_directory(str(folder / manifest["builder"]))
-        self._records = builder.as_data_source(
-            split, decoders={name: tfds.decode.SkipDecoding() for name in _PICTURES}
-        )
-        # The cache belongs to the object: records are decoded when first asked for.
-        self._cache: dict[int, Record] | None = {}
-        if cache is False or (cache is None and self._decoded_bytes() > CACHE_BYTES):
-            self._cache = None
-
-    def __len__(self) -> int:
-        return len(self.identities)
-
-    def __getitem__(self, index: int) -> Record:
-        """The record; its arrays are read-only when it comes from the cache."""
-        index = range(len(self))[index]
-        if self._cache is None:
-            return self._decode(index)
-        record = self._cache.get(index)
-        if record is None:
-            record = self._decode(index)
-            for value in record.values():
-                value.flags.writeable = False
-            self._cache[index] = record
-        return record
-
-    def _decode(self, index: int) -> Record:
-        try:
-            stored = self._records[index]
-        except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(
-                f"record {index} of {self._folder} cannot be read ({type(error).__name__}); delete "
-                "the folder to have the data prepared again"
-            ) from error
-        record = {name: np.asarray(value) for name, value in stored.items()}
-        for name in _PICTURES:
-            picture = np.asarray(Image.open(io.BytesIO(record[name].item())))
-            record[name] = picture if picture.ndim == 3 else picture[..., None]
-        # TFDS hands scalars out as Python integers.
-        for name in ("identity", "view"):
-            record[name] = record[name].astype(np.int32)
-        return record
-
-    def _decoded_bytes(self) -> int:
-        return len(self) * sum(value.nbytes for value in self._decode(0).values())
-
-
-def load_split(data_dir: str | Path, split: str, *, cache: bool | None = None) -> RecordSource:
-    """A split of a prepared data set as a random-access source.
-
-    Args:
-        data_dir: the folder given to `prepare`.
-        split: 'train', 'val_views' or 'val_identities'.
-        cache: keep decoded records in memory; by default if they fit into 1 GiB.
-
-    Raises:
-        UserError: no data set there, no such split, or the split is empty.
-    """
-    check_split(split)
-    manifest = read_manifest(data_dir)
-    if not manifest["records"][split]:
-        raise UserError(f"split {split} of {data_dir} is empty by its configuration")
-    return RecordSource(Path(data_dir), manifest, split=split, cache=cache)
+    def read(self, index: int, *, fields: Sequence[str]) -> Record: ...
 
 
 def batches(
@@ -128,6 +52,8 @@ def batches(
     fields: Sequence[str] | None = None,
     transform: Callable[[Record], Any] | None = None,
     rows: Callable[[int], slice] | None = None,
+    threads: int = 1,
+    prefetch: int = 2,
 ):
     """Batches as a grain `DatasetIterator`: `next`, `get_state`, `set_state`.
 
@@ -146,25 +72,34 @@ def batches(
         transform: applied to each process's stacked batch.
         rows: global batch size ↦ the rows of every global batch that this process loads; None
             loads all.
+        threads: that load batches, each a whole one; more than one help where a record costs more
+            than Python's own share of it: large pictures, a slow file system.
+        prefetch: batches that are kept ready, at least `threads`.
 
     Raises:
-        UserError: the batch is larger than an epoch or leaves this process no row, or the records
-            lack a field.
+        UserError: the batch is larger than an epoch or leaves this process no row, the records
+            lack a field, or `threads` and `prefetch` make no sense. On `next`: the source's own, or
+            records of a batch that do not have one shape.
     """
     import grain
 
+    if not 1 <= threads <= prefetch:
+        raise UserError(
+            f"threads is {threads} and prefetch {prefetch}; there must be at least one thread, and "
+            "a batch ready for each"
+        )
     mine = _own_rows(batch_size, rows)
     order = _identity_order if by_identity else _record_order
     plan = order(source, batch_size=batch_size, seed=seed, shuffle=shuffle)
-    if fields is not None:
-        _check_fields(source[0], fields)
+    read = _reader(source, fields)
 
     def load(step: int) -> Any:
-        batch = _stack([source[int(index)] for index in plan(step)[mine]], fields)
+        indices = plan(step)[mine].tolist()
+        batch = _stack([read(index) for index in indices], indices)
         return transform(batch) if transform else batch
 
     steps = _ENDLESS if num_epochs is None else num_epochs * plan.steps_per_epoch
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
     return iter(grain.MapDataset.range(steps).map(load).to_iter_dataset(options))
 
 
@@ -236,12 +171,39 @@ def _rng(*seeds: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seeds))
 
 
-def _check_fields(record: Record, fields: Sequence[str]) -> None:
+def _reader(source: Source, fields: Sequence[str] | None) -> Callable[[int], Record]:
+    """index ↦ the record's fields."""
+    if fields is None:
+        return source.__getitem__
+    partial = isinstance(source, FieldSource)
+    known = source.fields if partial else source[0]
     for name in fields:
-        if name not in record:
-            raise UserError(f"records have no field {name!r}; they have {', '.join(record)}")
+        if name not in known:
+            raise UserError(f"records have no field {name!r}; they have {', '.join(known)}")
+    if partial:
+        return functools.partial(source.read, fields=tuple(fields))
+    return lambda index: _chosen(source[index], fields)
 
 
-def _stack(records: list[Record], fields: Sequence[str] | None) -> Record:
-    names = records[0].keys() if fields is None else fields
-    return {name: np.stack([record[name] for record in records]) for name in names}
+def _chosen(record: Record, fields: Sequence[str]) -> Record:
+    return {name: record[name] for name in fields}
+
+
+def _stack(records: list[Record], indices: list[int]) -> Record:
+    try:
+        return {name: np.stack([record[name] for record in records]) for name in records[0]}
+    except (ValueError, KeyError) as error:
+        raise UserError(_mismatch(records, indices)) from error
+
+
+def _mismatch(records: list[Record], indices: list[int]) -> str:
+    """Which record of a batch is not like its first."""
+    first = {name: np.shape(value) for name, value in records[0].items()}
+    for index, record in zip(indices, records, strict=True):
+        shapes = {name: np.shape(value) for name, value in record.items()}
+        if shapes != first:
+            return (
+                f"record {index} has {shapes}, record {indices[0]} has {first}; all records must "
+                "have the same fields and shapes"
+            )
+    return f"the fields of records {indices} cannot be stacked"

@@ -18,11 +18,11 @@ from headjax.errors import UserError
 from headjax.render.parts import PART_NAMES
 
 MANIFEST = "manifest.json"
-SCHEMA = 1
+SCHEMA = 2  # 1 held PNGs and zlib'd arrays.
 
 _KIND = "headjax.head_views"
 _NO_ROOM_WORDS = ("no space left", "file too large", "quota exceeded", "resource_exhausted")
-# PNG and zlib leave at least this share of the decoded bytes.
+# The files' own compression leaves at least this share of the decoded bytes.
 _PACKED_SHARE = 0.1
 
 
@@ -193,7 +193,7 @@ def _sync(path: Path) -> None:
 
 def _verify(folder: Path, manifest: dict) -> None:
     """Reads the ends of every split back: a full disk need not have raised."""
-    from headjax.data.pipeline import RecordSource
+    from headjax.data.records import RecordSource
 
     for split, count in manifest["records"].items():
         if not count:

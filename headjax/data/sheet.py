@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from headjax.data.pipeline import Record, RecordSource
+from headjax.data.records import Record, RecordSource
 from headjax.geometry.cameras import camera_from_label
 from headjax.io.colormaps import colorize_depth
 from headjax.render.parts import PART_COLORS, PART_NAMES

@@ -175,6 +175,29 @@ def test_the_state_of_one_process_stands_for_any_number_of_them(by_identity):
     assert taken(restored, 4) == rest and len(before) == 5
 
 
+def test_threads_and_prefetch_change_neither_order_nor_position(by_identity):
+    def fresh(**options):
+        return batches(Numbers(), batch_size=3, seed=2, by_identity=by_identity, **options)
+
+    plain, threaded = fresh(), fresh(threads=3, prefetch=5)
+    for _ in range(12):
+        assert taken(threaded, 1) == taken(plain, 1)
+        assert threaded.get_state() == plain.get_state()
+    restored = fresh(threads=2, prefetch=2)
+    restored.set_state(threaded.get_state())
+    assert taken(restored, 5) == taken(plain, 5)
+
+
+def test_records_that_do_not_stack_are_named():
+    class Ragged(Numbers):
+        def __getitem__(self, index):
+            return {"index": np.zeros(3 if index == 8 else 2)}
+
+    iterator = batches(Ragged(), batch_size=10, seed=0, shuffle=False)
+    with pytest.raises(UserError, match=r"record 8 has .*\(3,\)}, record 0 has .*\(2,\)}"):
+        next(iterator)
+
+
 def test_fields_and_a_transform_shape_the_batch():
     iterator = batches(
         Numbers(),
@@ -207,6 +230,8 @@ def test_a_cached_batch_of_eight_64_pixel_views_takes_less_than_3_ms(tmp_path):
         ({"batch_size": 11}, "batch_size is 11, but there are only 10 records"),
         ({"batch_size": 4, "by_identity": True}, "there are only 3 identities"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 1, "threads": 0}, "threads is 0 and prefetch 2"),
+        ({"batch_size": 1, "threads": 3}, "a batch ready for each"),
         ({"batch_size": 1, "rows": share(0, 2)}, "of which this process loads no row"),
     ],
 )

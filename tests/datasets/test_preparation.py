@@ -90,10 +90,13 @@ def test_a_damaged_manifest_is_named(stand_in, tmp_path, text):
         prepare(SMALL, tmp_path)
 
 
-def test_a_later_schema_is_refused(stand_in, tmp_path):
-    (tmp_path / MANIFEST).write_text(json.dumps({"kind": "headjax.head_views", "schema": 2}))
-    with pytest.raises(UserError, match="schema 2"):
-        load_split(tmp_path, "train")
+@pytest.mark.parametrize("schema", [1, 3])
+def test_another_schema_is_refused_in_one_sentence(stand_in, tmp_path, schema):
+    content = {"kind": "headjax.head_views", "schema": schema}
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    for use in (lambda: load_split(tmp_path, "train"), lambda: prepare(SMALL, tmp_path)):
+        with pytest.raises(UserError, match=f"schema {schema}; .* schema 2: delete the folder"):
+            use()
 
 
 def test_an_unfinished_preparation_is_discarded_and_redone(stand_in, tmp_path):
