@@ -1,52 +1,64 @@
-"""Checkpoints of training runs (Orbax V1) and the weights that finished stages leave behind.
+"""Checkpoints of training runs (Orbax V1), of one process or of several that share a file system.
 
 Nothing else of headjax imports Orbax. A checkpoint holds the state, the position of the data
-iterator and the seed, with a checksum of each array: Orbax's own files carry none for the values.
+iterator and the seed, with a fingerprint of each array: Orbax's own files carry none for the
+values. It is read onto any mesh and, for real numbers, into any precision; what was written is
+verified before it is converted.
+
+With several processes each of them makes the same calls. Orbax writes and reads the parts that a
+process holds; process 0 alone lists, removes and renames, and a checkpoint is good only if every
+process could read its part, so all of them go on from the same one.
 """
 
 import base64
 import contextlib
+import dataclasses
+import functools
 import hashlib
 import json
 import logging
 import shutil
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.serialization
-import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from orbax.checkpoint import v1 as ocp
 
 from headjax.errors import UserError
 from headjax.io import atomic
+from headjax.train import exchange
+from headjax.train.fingerprint import fingerprints
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _STATE = "state"
+# How long the processes of a run wait for each other's part of a save; Orbax has 20 minutes.
+_SAVE_SECONDS = 2 * 3600
 _log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one training run, one folder a step; the latest few are kept.
+    """The checkpoints of one training run, one folder a step.
 
     Use it as a context manager: leaving it waits for the last save.
+
+    Args:
+        folder: where they are, for this run alone; all processes see it.
+        keep: how many of the latest stay.
+        keep_every: those of every so many steps stay for ever; 0 for none.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2):
+    def __init__(self, folder: Path, *, keep: int = 2, keep_every: int = 0):
         # Not `ocp.training.Checkpointer`: it reads the description of every step when it starts,
         # so one damaged step, however old, would stop a run that has a good one.
+        if keep < 1 or keep_every < 0:
+            raise ValueError(f"keep={keep} must be at least 1, keep_every={keep_every} at least 0")
         self._folder = Path(folder).absolute()
-        self._keep = keep
+        self._keep, self._keep_every = keep, keep_every
         self._pending: ocp.AsyncResponse | None = None
-        with atomic.telling_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for cut_off in self._folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(cut_off)
+        _on_first(self._make_folder)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -64,7 +76,8 @@ class Checkpoints:
         Args:
             step: the number of updates made.
             state: a tree of JAX arrays.
-            iterator: the data iterator, standing before the batch of this very step.
+            iterator: the data iterator, standing before the batch of this very step; its position
+                is the same on all processes.
             seed: the run's seed; a resumed run must have the same.
 
         Raises:
@@ -72,16 +85,19 @@ class Checkpoints:
                 the disk (then, or at the next call).
         """
         _check_leaves(state)
-        self._check_finite(step, state)
+        prints = fingerprints(state)
+        self._check_finite(step, state, prints.finite)
         notes = {
             "schema_version": SCHEMA_VERSION,
             "seed": seed,
             "iterator": None if iterator is None else _jsonable(iterator.get_state()),
             "form": _form(state),
-            "checksums": _checksums(state),
+            "fingerprints": prints.text(),
         }
         self.wait()
-        with _telling_no_room(self._folder):
+        context = ocp.Context()
+        context.asynchronous.timeout_secs = _SAVE_SECONDS
+        with _telling_no_room(self._folder), context:
             self._pending = ocp.save_checkpointables_async(
                 self._folder / str(step),
                 {_STATE: state},
@@ -94,28 +110,23 @@ class Checkpoints:
         Newer checkpoints that cannot be read are named in a warning and moved aside.
 
         Args:
-            abstract: the state's form, `jax.ShapeDtypeStruct`s with shardings.
+            abstract: the state's form, `jax.ShapeDtypeStruct`s with shardings; real numbers may be
+                of another precision than those saved.
             iterator: a data iterator, which is set to the checkpoint's position.
             seed: the seed of the run.
 
         Raises:
-            UserError: there are checkpoints and none can be read, or the seed is another.
+            UserError: there are checkpoints and none can be read, one is of another headjax's
+                schema, or the seed is another.
         """
         unreadable: dict[int, str] = {}
-        for step in reversed(self.steps()):
+        for step in reversed(_on_first(self.steps)):
             try:
-                state, notes = self._read(step, abstract)
-            except UserError:
-                raise
-            except Exception as error:  # a damaged file may fail in any of Orbax's layers
-                unreadable[step] = _one_line(error)
+                state, notes = self._read(step, abstract, seed=seed)
+            except _Unreadable as error:
+                unreadable[step] = str(error)
                 continue
-            if notes["seed"] != seed:
-                raise UserError(
-                    f"{self._folder} was made with seed {notes['seed']}, this run has seed {seed}; "
-                    f"give it another work directory"
-                )
-            self._set_aside(unreadable, using=step)
+            _on_first(functools.partial(self._set_aside, unreadable, using=step))
             if iterator is not None:
                 iterator.set_state(_from_jsonable(notes["iterator"]))
             return state
@@ -134,26 +145,52 @@ class Checkpoints:
         pending, self._pending = self._pending, None
         with _telling_no_room(self._folder):
             pending.result()
+        # The others do not wait for it: one that leaves in trouble must not wait for anyone.
         if jax.process_index() == 0:
             for step in self.steps()[: -self._keep]:
-                shutil.rmtree(self._folder / str(step))
+                if not self._keep_every or step % self._keep_every:
+                    shutil.rmtree(self._folder / str(step))
 
-    def _read(self, step: int, abstract: Any) -> tuple[Any, dict]:
+    def _make_folder(self) -> None:
+        with atomic.telling_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for cut_off in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(cut_off)
+
+    def _read(self, step: int, abstract: Any, *, seed: int) -> tuple[Any, dict]:
+        """The state and the notes; raises the same on all processes."""
         path = self._folder / str(step)
-        notes = dict(ocp.checkpointables_metadata(path).custom_metadata or {})
+        notes = _agreed(lambda: self._read_notes(path, abstract, seed=seed), digest=_digest)
+        stored = _as_stored(abstract, notes["form"])
+        state = _agreed(lambda: _load(path, stored))
+        if fingerprints(state).text() != notes["fingerprints"]:
+            raise _Unreadable("ValueError: its values do not match their checksums")
+        return jax.tree.map(_converted, state, abstract), notes
+
+    def _read_notes(self, path: Path, abstract: Any, *, seed: int) -> dict:
+        with _alone():
+            notes = dict(ocp.checkpointables_metadata(path).custom_metadata or {})
         if notes.pop("digest", None) != _digest(notes):
             raise ValueError("its description is damaged")
-        if notes["schema_version"] > SCHEMA_VERSION:
+        version = notes["schema_version"]
+        if version > SCHEMA_VERSION:
             raise UserError(
                 f"{path} was written by a newer headjax (schema "
-                f"{notes['schema_version']}, this one reads up to {SCHEMA_VERSION}); update headjax"
+                f"{version}, this one reads up to {SCHEMA_VERSION}); update headjax"
+            )
+        if version < SCHEMA_VERSION:
+            raise UserError(
+                f"{path} was written by an older headjax (schema {version}, this one reads "
+                f"{SCHEMA_VERSION}); finish with that one, or delete {self._folder} to train this "
+                f"stage from its start"
+            )
+        if notes["seed"] != seed:
+            raise UserError(
+                f"{self._folder} was made with seed {notes['seed']}, this run has seed {seed}; "
+                f"give it another work directory"
             )
         _check_form(notes["form"], abstract)
-        state = ocp.load_checkpointables(path, {_STATE: abstract})[_STATE]
-        _check_form(_form(state), abstract)
-        if _checksums(state) != notes["checksums"]:
-            raise ValueError("its values do not match their checksums")
-        return state, notes
+        return notes
 
     def _set_aside(self, unreadable: Mapping[int, str], *, using: int) -> None:
         for step, why in unreadable.items():
@@ -166,10 +203,10 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
 
-    def _check_finite(self, step: int, state: Any) -> None:
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-            values = _host(leaf)
-            if values is not None and not np.isfinite(values).all():
+    def _check_finite(self, step: int, state: Any, finite: np.ndarray) -> None:
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+        for path, good in zip(paths, finite, strict=True):
+            if not good:
                 last = self.steps()[-1:] or "none"
                 raise UserError(
                     f"at step {step} {jax.tree_util.keystr(path)} is not finite, so nothing was "
@@ -177,49 +214,79 @@ class Checkpoints:
                 )
 
 
-def save_weights(path: Path, tree: Any, *, metadata: Mapping[str, Any]) -> None:
-    """Writes a finished stage's arrays as safetensors, whole or not at all.
-
-    Names are the tree's keys joined by '/'; the metadata is JSON, with `schema_version` added, and
-    names where the weights come from (`config_hash` and the like). The same arguments give the
-    same bytes.
-
-    Args:
-        path: where to; the ending is `.safetensors`.
-        tree: nested dicts, dataclasses or lists of arrays.
-        metadata: anything that JSON can hold.
-
-    Raises:
-        UserError: the place cannot be written.
-    """
-    flat = flax.traverse_util.flatten_dict(flax.serialization.to_state_dict(tree), sep="/")
-    arrays = {name: np.ascontiguousarray(jax.device_get(array)) for name, array in flat.items()}
-    notes = json.dumps(dict(metadata) | {"schema_version": SCHEMA_VERSION}, sort_keys=True)
-    atomic.write_bytes(path, safetensors.numpy.save(arrays, metadata={"headjax": notes}))
+class _Unreadable(Exception):
+    """A checkpoint that one of the processes cannot read, with the reason in one line."""
 
 
-def load_weights(path: Path) -> tuple[dict, dict]:
-    """The arrays (nested dicts, NumPy) and the metadata that `save_weights` wrote.
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """How one process fared: a user's mistake, another trouble, or neither; and what it found."""
+
+    mistake: str = ""
+    trouble: str = ""
+    digest: str = ""
+
+
+def _agreed(work: Callable[[], Any], *, digest: Callable[[Any], str] = lambda _: "") -> Any:
+    """What `work` returns, if no process had trouble with it and all results have one `digest`.
 
     Raises:
-        UserError: no such file, not safetensors, not headjax's, or of a newer schema.
+        UserError, _Unreadable: on all of them what the first that failed met.
     """
+    result, own = None, _Outcome()
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            notes = json.loads((file.metadata() or {}).get("headjax", "null"))
-            flat = {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such weights file") from error
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({_one_line(error)})") from error
-    if not isinstance(notes, dict):
-        raise UserError(f"{path}: these weights were not written by headjax (no metadata of its)")
-    if notes["schema_version"] > SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: weights of schema {notes['schema_version']}, this headjax reads up to "
-            f"{SCHEMA_VERSION}; update headjax"
-        )
-    return flax.traverse_util.unflatten_dict(flat, sep="/"), notes
+        result = work()
+        own = _Outcome(digest=digest(result))
+    except UserError as error:
+        own = _Outcome(mistake=str(error))
+    except Exception as error:  # a damaged file may fail in any of Orbax's layers
+        own = _Outcome(trouble=_one_line(error))
+    texts = exchange.gather(json.dumps(dataclasses.asdict(own)))
+    for outcome in (_Outcome(**json.loads(text)) for text in texts):
+        if outcome.mistake:
+            raise UserError(outcome.mistake)
+        if outcome.trouble:
+            raise _Unreadable(outcome.trouble)
+        if outcome.digest != own.digest:
+            raise _Unreadable("ValueError: the processes read different descriptions of it")
+    return result
+
+
+def _on_first(work: Callable[[], Any]) -> Any:
+    """What process 0's `work` returns (JSON can hold it), on all processes, when it is done.
+
+    Raises:
+        UserError: on all of them, where process 0's raised one.
+    """
+    told = ""
+    if jax.process_index() == 0:
+        try:
+            told = json.dumps({"result": work()})
+        except UserError as error:
+            told = json.dumps({"mistake": str(error)})
+    answer = json.loads(exchange.gather(told)[0])
+    if "mistake" in answer:
+        raise UserError(answer["mistake"])
+    return answer["result"]
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Orbax works for this process without waiting for others, who may have met trouble."""
+    context = ocp.Context()
+    context.multiprocessing.primary_host = jax.process_index()
+    context.multiprocessing.active_processes = {jax.process_index()}
+    with context:
+        yield
+
+
+def _load(path: Path, stored: Any) -> Any:
+    """This process' part of the state, in the form in which it was written."""
+    with _alone():
+        state = ocp.load_checkpointables(path, {_STATE: stored})[_STATE]
+    _check_form(_form(state), stored)
+    jax.block_until_ready(state)
+    return state
 
 
 def _check_leaves(state: Any) -> None:
@@ -241,31 +308,38 @@ def _form(state: Any) -> dict[str, str]:
 
 
 def _check_form(form: Mapping[str, str], abstract: Any) -> None:
-    """Raises ValueError naming the first leaf that is not as expected."""
+    """Raises ValueError naming the first leaf that cannot become what is expected."""
     expected = _form(abstract)
     for name in sorted({*form, *expected}):
-        if form.get(name) != expected.get(name):
-            raise ValueError(f"{name} is {form.get(name)}, this run needs {expected.get(name)}")
+        have, want = form.get(name, "absent"), expected.get(name, "absent")
+        same_shape = have.partition("[")[1:] == want.partition("[")[1:]
+        if have != want and not (same_shape and _is_real(have) and _is_real(want)):
+            raise ValueError(f"{name} is {have}, this run needs {want}")
 
 
-def _host(leaf: jax.Array) -> np.ndarray | None:
-    """The array's values in host memory, or None if other processes hold a part of them."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    if leaf.is_fully_replicated:
-        return np.asarray(leaf.addressable_data(0))
-    return np.asarray(leaf) if leaf.is_fully_addressable else None
+def _is_real(form: str) -> bool:
+    return form.startswith(("float", "bfloat"))
 
 
-def _checksums(state: Any) -> list[int | None]:
-    """CRC-32 of each leaf's bytes, in the tree's order."""
-    return [
-        None if (values := _host(leaf)) is None else _crc(values) for leaf in jax.tree.leaves(state)
+def _as_stored(abstract: Any, form: Mapping[str, str]) -> Any:
+    """The abstract state with the dtypes in which it was written."""
+    forms = [form[name] for name in _form(abstract)]
+    leaves, tree = jax.tree.flatten(abstract)
+    stored = [
+        jax.ShapeDtypeStruct(
+            leaf.shape,
+            jnp.dtype(text.partition("[")[0]) if _is_real(text) else leaf.dtype,
+            sharding=leaf.sharding,
+        )
+        for leaf, text in zip(leaves, forms, strict=True)
     ]
+    return jax.tree.unflatten(tree, stored)
 
 
-def _crc(values: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+def _converted(leaf: jax.Array, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+    if leaf.dtype == wanted.dtype:
+        return leaf
+    return jax.jit(lambda x: x.astype(wanted.dtype), out_shardings=wanted.sharding)(leaf)
 
 
 def _digest(notes: Mapping[str, Any]) -> str:

@@ -11,9 +11,10 @@ import numpy as np
 import optax
 
 from headjax.io import atomic
-from headjax.train import checkpoint, loop
+from headjax.train import loop
 from headjax.train.stages import Row, Stage, write_json
 from headjax.train.state import ema_update, new_state
+from headjax.train.weights import load_weights, save_weights
 
 WIDTH = 6
 # Makes a step long enough for a signal to hit it.
@@ -57,13 +58,13 @@ def train(context):
         log_every=settings.log_every,
     )
     weights = {"params": state.params, "ema": state.ema}
-    checkpoint.save_weights(
+    save_weights(
         context.workdir / "map.safetensors", weights, metadata={"config_hash": context.config_hash}
     )
 
 
 def report(context):
-    weights, _ = checkpoint.load_weights(context.workdir / "map.safetensors")
+    weights, _ = load_weights(context.workdir / "map.safetensors")
     write_json(
         context.workdir / "metrics.json", {"norm": float(np.linalg.norm(weights["ema"]["w"]))}
     )

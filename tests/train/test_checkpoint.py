@@ -94,7 +94,8 @@ def test_a_donated_state_is_saved_as_it_was(tmp_path):
             jax.block_until_ready(spoil(state))
     for step in range(4):
         with checkpoint.Checkpoints(tmp_path, keep=9) as saves:
-            back = saves._read(step, abstract({"w": jnp.zeros((1000, 1000)), "b": jnp.ones(3)}))[0]
+            form = abstract({"w": jnp.zeros((1000, 1000)), "b": jnp.ones(3)})
+            back = saves._read(step, form, seed=0)[0]
         np.testing.assert_array_equal(back["w"], np.full((1000, 1000), step, np.float32))
 
 
@@ -139,37 +140,6 @@ def test_no_readable_checkpoint_is_a_clear_stop(tmp_path):
                 file.write_bytes(b"")
     with pytest.raises(UserError, match="none of the checkpoints .*step 2: .*step 1: "):
         restore(tmp_path)
-
-
-def test_weights_come_back_with_their_metadata(tmp_path):
-    tree = {"net": {"kernel": jnp.arange(6.0).reshape(2, 3), "half": jnp.ones(2, jnp.bfloat16)}}
-    path = tmp_path / "w.safetensors"
-    checkpoint.save_weights(path, tree, metadata={"config_hash": "abc"})
-    loaded, notes = checkpoint.load_weights(path)
-    assert_same(loaded, tree)
-    assert loaded["net"]["half"].dtype == jnp.bfloat16
-    assert notes == {"config_hash": "abc", "schema_version": checkpoint.SCHEMA_VERSION}
-    first = path.read_bytes()
-    checkpoint.save_weights(path, tree, metadata={"config_hash": "abc"})
-    assert path.read_bytes() == first
-
-
-@pytest.mark.parametrize("damage", ["absent", "empty", "text", "cut", "foreign"])
-def test_bad_weights_files_are_refused_in_a_sentence(tmp_path, damage):
-    import safetensors.numpy
-
-    path = tmp_path / "w.safetensors"
-    if damage == "text":
-        path.write_text("hello, I am no weights file at all")
-    elif damage == "empty":
-        path.write_bytes(b"")
-    elif damage == "cut":
-        checkpoint.save_weights(path, {"a": jnp.ones(100)}, metadata={})
-        path.write_bytes(path.read_bytes()[:-10])
-    elif damage == "foreign":
-        safetensors.numpy.save_file({"a": np.ones(3, np.float32)}, path)
-    with pytest.raises(UserError, match="w.safetensors"):
-        checkpoint.load_weights(path)
 
 
 def damage_file(file, kind, rng):

@@ -14,9 +14,9 @@ import pytest
 
 from headjax.errors import UserError
 from headjax.train import loop, sharding
-from headjax.train.checkpoint import load_weights
 from headjax.train.logging import Logger
 from headjax.train.signals import Interrupted
+from headjax.train.weights import load_weights
 from tests.toy import config as toy_config
 from tests.toy import system as toy
 

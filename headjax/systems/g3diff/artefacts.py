@@ -21,7 +21,7 @@ from headjax.errors import UserError
 from headjax.render.gaussian_field import GaussianHeads
 from headjax.systems.g3diff.autodecoder import Registration
 from headjax.systems.g3diff.diffusion import Standard
-from headjax.train.checkpoint import load_weights, save_weights
+from headjax.train.weights import load_weights, save_weights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,10 +15,10 @@ from headjax import data, main
 from headjax.errors import UserError
 from headjax.systems.g3diff import artefacts, pipeline, report
 from headjax.train import config as configs
-from headjax.train.checkpoint import load_weights
 from headjax.train.logging import Logger
 from headjax.train.stages import Context
 from headjax.train.state import stream_key
+from headjax.train.weights import load_weights
 from tests.io.test_video import read as read_video
 
 IDENTITIES, SAMPLES = 3, 3
