@@ -41,11 +41,9 @@ IDENTITIES, BATCH, SIDE, SAMPLES = 24, 4, 64, 48
 class DecoderStep(autodecoder.AutoDecoderStep):
     """The step without rays: the decoder is asked for a payload of zeros."""
 
-    def loss(self, params, *, ids, views, key):
+    def loss(self, params, *, views, key):
         shared, table = params
-        heads = autodecoder.build_heads(
-            shared, table, valid=self.registration.valid[ids], config=self.config
-        )
+        heads = autodecoder.build_heads(shared, table, valid=views["uv_valid"], config=self.config)
         total = jnp.mean(jnp.square(heads.payload))
         return total, {"payload": total}
 
@@ -66,16 +64,13 @@ def table_2(neighbors):
 
 
 def shapes(config):
-    """Shapes of the registration, the state, and a batch of views."""
+    """Shapes of the state and of a batch of views."""
     grid, batch = config.field.grid, config.autodecoder.batch_identities
 
     def array(*shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct(shape, dtype)
 
     maps = array(IDENTITIES, grid, grid, 3)
-    registration = autodecoder.Registration(
-        maps, array(IDENTITIES, grid, grid, dtype=jnp.bool), array(IDENTITIES, 40)
-    )
     views = {
         "image": array(batch, SIDE, SIDE, 3, dtype=jnp.uint8),
         "depth": array(batch, SIDE, SIDE, 1),
@@ -83,6 +78,8 @@ def shapes(config):
         "parts": array(batch, SIDE, SIDE, 1, dtype=jnp.uint8),
         "camera": array(batch, 25),
         "identity": array(batch, dtype=jnp.int32),
+        "uv_positions": array(batch, grid, grid, 3),
+        "uv_valid": array(batch, grid, grid, dtype=jnp.bool),
     }
     tables = {"z": array(IDENTITIES, config.decoder.code_dim)} | dict.fromkeys(
         ("centers", "rpy", "radii"), maps
@@ -97,20 +94,20 @@ def shapes(config):
         )
 
     state = jax.eval_shape(init, jax.random.key(0), tables)
-    return state, registration, views
+    return state, views
 
 
 def compiled_step(config, step_class, sharding):
     """One compiled step, and the shapes of its arguments."""
-    state, registration, views = shapes(config)
+    state, views = shapes(config)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
-    def update(state, registration, views, key):
-        return step_class(config, registration, warm=False)(state, views, key)
+    def update(state, views, key):
+        return step_class(config, warm=False)(state, views, key)
 
     arguments = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
-        (state, registration, views, key),
+        (state, views, key),
     )
     return jax.jit(update, donate_argnums=0).lower(*arguments).compile(), arguments
 

@@ -33,6 +33,14 @@ def demo() -> ml_collections.ConfigDict:
     config.seed = 0
     config.log_every = 50
     config.warm_start = ""          # work directory of a finished run to go on from; "" for none
+    # How the devices are laid out (headjax.train.mesh); a run goes on with another layout.
+    config.mesh = ConfigDict(dict(
+        preset="dp",                # or "fsdp", "fsdp_tp"
+        fsdp=0,                     # at most so many share one copy of the state; 0: all of a slice
+        model=0,                    # at most so many split a layer, for "fsdp_tp"; 0: 2
+        slices=1,
+    ))  # fmt: skip
+    config.input = ConfigDict(dict(threads=1, prefetch=2))      # reading of batches ahead
     # How long about on two CPU cores, for the line at the start.
     config.minutes = ConfigDict(dict(
         data=0.7, surface=1.5, autodecoder=4.0, evaluation=1.0, diffusion=6.0, samples=0.8,
@@ -94,6 +102,7 @@ def demo() -> ml_collections.ConfigDict:
         b2=0.99,                    # paper: 0.999
         clip_norm=1.0,              # 0 for none, as the paper
         checkpoint_every=500,
+        keep_every=0,               # checkpoints of every so many steps stay; 0: the latest two
     ))  # fmt: skip
     # How often pixels of a part are drawn; 1 everywhere for uniform patches, as the paper.
     config.autodecoder.part_weights = ConfigDict(dict(
@@ -156,6 +165,7 @@ def demo() -> ml_collections.ConfigDict:
         eta=0.0,
         clip=1.0,                   # bound of x₀ at every sampling step
         checkpoint_every=300,
+        keep_every=0,
     ))  # fmt: skip
     config.diffusion.unet = ConfigDict(dict(
         base=64,                    # paper: 256
@@ -211,6 +221,8 @@ def paper() -> ml_collections.ConfigDict:
     """Stage 1 of the supplement (§1.3, table 1), on heads that you bring or render."""
     config = demo()
     config.warm_start = ""
+    config.mesh.update(preset="fsdp", fsdp=16)
+    config.input.update(threads=2, prefetch=8)
     config.minutes.update(
         data=0.0, surface=0.0, autodecoder=0.0, evaluation=0.0, diffusion=0.0, samples=0.0
     )

@@ -8,9 +8,11 @@
 import contextlib
 import errno
 import importlib
+import io
 import logging
 import pkgutil
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +23,8 @@ from absl import flags
 import headjax
 from headjax.errors import UserError
 from headjax.train import config as configs
-from headjax.train import stages
+from headjax.train import distributed, stages
+from headjax.train.distributed import Group
 from headjax.train.logging import Logger, duration
 from headjax.train.signals import Interrupted, stopping_at_once
 
@@ -35,6 +38,10 @@ usage: python -m headjax.main --config=NAME[:PRESET] [flags] [--config.FIELD=VAL
   --workdir=FOLDER          where everything goes; runs/NAME-PRESET by default
   --data_dir=FOLDER         where prepared data is kept; WORKDIR/data by default
   --dry_run                 print stages, parameter counts and memory, train nothing
+  --distributed=MODE        several processes as one run: on, off, or auto (where SLURM, a TPU pod
+                            or HEADJAX_PROCESSES say so); all need the same files
+  --compilation_cache=DIR   keep compiled programs there for later runs; whoever can write there
+                            can have their code run by you
   --config.FIELD=VALUE      override any field: --config.diffusion.steps=500
   --help                    this text; with --config, also every field and its value
 
@@ -54,6 +61,8 @@ class _Arguments(NamedTuple):
     config: str | None
     workdir: str | None
     data_dir: str | None
+    compilation_cache: str | None
+    distributed: str
     dry_run: bool
     overrides: list[str]
 
@@ -79,51 +88,80 @@ def _telling_which_kernels_run() -> Iterator[None]:
         kernels.level, kernels.propagate = before
 
 
+class _Ending(NamedTuple):
+    """How a run ends: exit code, what to say, and whether all of its processes end here."""
+
+    code: int = 0
+    text: str = ""
+    together: bool = True
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code (2 after a user's mistake)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Orbax and others report through absl what headjax says in its own words, or need not say.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    group, ending = Group(), _Ending()
     try:
         with stopping_at_once(), _telling_which_kernels_run():
-            _main(arguments)
-    except UserError as error:
-        print(f"headjax: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            parsed = _parse([a for a in arguments if a not in _HELP_FLAGS])
+            if not _HELP_FLAGS.isdisjoint(arguments):
+                print(_help(parsed))
+                return 0
+            group = distributed.join(parsed.distributed)
+            _main(parsed, group)
+    except BaseException as error:
+        ending = _ending(error)
+        if ending is None:
+            group.explain(error)
+            if group.count > 1:
+                traceback.print_exc()
+                group.fail(1, repr(error))
             raise
-        print(f"headjax: no room on the disk ({error}); free some space and run the same command "
-              "again", file=sys.stderr)  # fmt: skip
-        return 2
-    except Interrupted as stop:
-        print(f"headjax: {stop.message}; the same command goes on from there", file=sys.stderr)
-    return 0
+    if ending.text:
+        print(f"headjax: {ending.text}", file=sys.stderr)
+    if not ending.together:
+        group.fail(ending.code, ending.text)
+    group.leave()
+    return ending.code
 
 
-def _main(arguments: list[str]) -> None:
-    wants_help = not _HELP_FLAGS.isdisjoint(arguments)
-    parsed = _parse([a for a in arguments if a not in _HELP_FLAGS])
-    if wants_help:
-        print(_help(parsed))
-        return
+def _ending(error: BaseException) -> _Ending | None:
+    """How a run ends that `error` cut off; None for errors that are ours, not the user's."""
+    if isinstance(error, UserError):
+        return _Ending(2, str(error), together=False)
+    if isinstance(error, Interrupted):
+        text = f"{error.message}; the same command goes on from there"
+        return _Ending(0, text, together=error.agreed)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text = f"no room on the disk ({error}); free some space and run the same command again"
+        return _Ending(2, text, together=False)
+    return None
+
+
+def _main(parsed: _Arguments, group: Group) -> None:
     if not parsed.config:
         raise UserError(
             "--config is missing; for example --config=g3diff:smoke (--help lists all flags)"
         )
+    if parsed.compilation_cache:
+        from headjax.train import compilation
+
+        compilation.use_cache(Path(parsed.compilation_cache))
     config = configs.load(parsed.config, overrides=parsed.overrides)
     system = _system(config.values.system)
     if parsed.dry_run:
         print(_dry_run(config, system))
     else:
-        _run(config, system, parsed)
+        _run(config, system, parsed, group)
 
 
 def _parse(arguments: list[str]) -> _Arguments:
     parser = flags.FlagValues()
     parser.set_gnu_getopt(True)
-    for name in ("config", "workdir", "data_dir"):
+    for name in ("config", "workdir", "data_dir", "compilation_cache"):
         flags.DEFINE_string(name, None, "", flag_values=parser)
+    flags.DEFINE_string("distributed", "auto", "", flag_values=parser)
     flags.DEFINE_bool("dry_run", False, "", flag_values=parser)
     try:
         rest = parser(["headjax", *arguments], known_only=True)[1:]
@@ -134,26 +172,27 @@ def _parse(arguments: list[str]) -> _Arguments:
         if argument.startswith("-") and name.partition(".")[0] not in ("config", "noconfig"):
             guess = configs.did_you_mean("--" + name, [f"--{flag}" for flag in parser])
             raise UserError(f"unknown flag {argument!r}{guess}; --help lists all flags")
-    values = (parser[name].value for name in ("config", "workdir", "data_dir", "dry_run"))
-    return _Arguments(*values, rest)
+    return _Arguments(*(parser[name].value for name in _Arguments._fields[:-1]), rest)
 
 
-def _run(config: configs.Config, system: ModuleType, parsed: _Arguments) -> None:
+def _run(
+    config: configs.Config, system: ModuleType, parsed: _Arguments, group: Group
+) -> None:
     workdir = Path(parsed.workdir or f"runs/{config.name}-{config.preset}")
     data_dir = Path(parsed.data_dir or workdir / "data")
     # First: a config that cannot run must not take possession of the work directory.
     every = system.stages(config.values)
-    with stages.locked(workdir), Logger(workdir) as logger:
-        configs.keep(workdir, config)
-        stages.clear_debris(workdir)
+    with _writing(workdir, group) as logger:
         context = stages.Context(
             config=config.values,
             workdir=workdir,
             data_dir=data_dir,
             logger=logger,
             seed=int(config.values.get("seed", 0)),
+            group=group,
         )
-        left = [stage for stage in every if not stages.is_done(stage, context)]
+        left = group.decide("stages", lambda: _stages_left(every, config, context))
+        stages.check_shared(workdir / configs.FILE, group)
         title = f"headjax {headjax.__version__}: {config.name}:{config.preset} in {workdir}"
         if not left:
             logger.say(f"{title}: all {len(every)} stages are done, nothing to do")
@@ -163,11 +202,31 @@ def _run(config: configs.Config, system: ModuleType, parsed: _Arguments) -> None
         logger.say(f"headjax: done, the results are in {workdir}")
 
 
-def _plan(every: Sequence[stages.Stage], left: Sequence[stages.Stage]) -> str:
+@contextlib.contextmanager
+def _writing(workdir: Path, group: Group) -> Iterator[Logger]:
+    """The voice of the run: the leading process', who holds the work directory; mute elsewhere."""
+    if not group.leads:
+        with Logger(None, stream=io.StringIO()) as logger:
+            yield logger
+        return
+    with stages.locked(workdir), Logger(workdir) as logger:
+        yield logger
+
+
+def _stages_left(
+    every: Sequence[stages.Stage], config: configs.Config, context: stages.Context
+) -> list[str]:
+    """Names of the stages that are not done, the work directory being made ready for them."""
+    configs.keep(context.workdir, config)
+    stages.clear_debris(context.workdir)
+    return [stage.name for stage in every if not stages.is_done(stage, context)]
+
+
+def _plan(every: Sequence[stages.Stage], left: Sequence[str]) -> str:
     """What will run, on which devices, how long about."""
-    names = " → ".join(stage.name for stage in left)
+    names = " → ".join(left)
     done = f" ({len(every) - len(left)} done already)" if len(left) < len(every) else ""
-    minutes = sum(stage.minutes for stage in left)
+    minutes = sum(stage.minutes for stage in every if stage.name in left)
     time = f", about {duration(minutes * 60)} on two CPU cores" if minutes else ""
     return f"{names}{done}, on {_devices()}{time}"
 
@@ -176,8 +235,9 @@ def _devices() -> str:
     import jax
 
     devices = jax.devices()
-    kind = devices[0].device_kind
-    return f"{len(devices)} {kind} device{'s' if len(devices) > 1 else ''}"
+    kind, hosts = devices[0].device_kind, jax.process_count()
+    text = f"{len(devices)} {kind} device{'s' if len(devices) > 1 else ''}"
+    return f"{text} of {hosts} processes" if hosts > 1 else text
 
 
 def _system(name: str) -> ModuleType:

@@ -15,6 +15,8 @@ from jaxtyping import Int
 from headjax.errors import UserError
 
 Record = dict[str, np.ndarray]
+# Global batch size -> which of its rows: a slice, or ascending row numbers.
+Rows = Callable[[int], slice | np.ndarray]
 
 _ENDLESS = 2**62
 
@@ -51,7 +53,7 @@ def batches(
     by_identity: bool = False,
     fields: Sequence[str] | None = None,
     transform: Callable[[Record], Any] | None = None,
-    rows: Callable[[int], slice] | None = None,
+    rows: Rows | None = None,
     threads: int = 1,
     prefetch: int = 2,
 ):
@@ -103,11 +105,11 @@ def batches(
     return iter(grain.MapDataset.range(steps).map(load).to_iter_dataset(options))
 
 
-def _own_rows(batch_size: int, rows: Callable[[int], slice] | None) -> slice:
+def _own_rows(batch_size: int, rows: Rows | None) -> np.ndarray:
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
-    mine = slice(None) if rows is None else rows(batch_size)
-    if not range(batch_size)[mine]:
+    mine = np.arange(batch_size)[slice(None) if rows is None else rows(batch_size)]
+    if not len(mine):
         raise UserError(
             f"batch_size is {batch_size}, of which this process loads no row; it must give every "
             "process at least one"

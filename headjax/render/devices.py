@@ -6,23 +6,32 @@ Kernels are not partitioned by the compiler, so the operations of `pallas_kernel
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, PartitionSpec
 
-# The mesh axes along which batches are split.
+# The axes of a mesh along which heads are split, and rays along what they leave.
 BATCH_AXES = ("data", "fsdp")
+RAY_AXES = ("data", "fsdp", "model")
 
 
-def _batch_axes() -> tuple[tuple[str, ...], int]:
-    """The mesh's axes for batches that are still the compiler's, and their size."""
+def dividing(mesh: Mapping[str, int], count: int, *, among: Sequence[str]) -> tuple[str, ...]:
+    """Those of the mesh's axes along which `count` things are split evenly over most devices."""
+    names = [name for name in among if mesh.get(name, 1) > 1]
+    choices = [c for n in range(len(names), -1, -1) for c in itertools.combinations(names, n)]
+    sizes = {choice: math.prod(mesh[name] for name in choice) for choice in choices}
+    return max((c for c in choices if count % sizes[c] == 0), key=sizes.__getitem__)
+
+
+def _free_axes() -> dict[str, int]:
+    """Sizes of the mesh's axes that are still the compiler's."""
     mesh = jax.sharding.get_abstract_mesh()
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    axes = tuple(name for name in BATCH_AXES if types.get(name) == AxisType.Auto)
-    return axes, math.prod(mesh.shape[name] for name in axes)
+    return {name: mesh.shape[name] for name, kind in types.items() if kind == AxisType.Auto}
 
 
 def split(function: Callable, shared: Any, *, heads: Any, rays: Any) -> Any:
@@ -31,21 +40,24 @@ def split(function: Callable, shared: Any, *, heads: Any, rays: Any) -> Any:
     Args:
       function: its results are arrays [b, r, …], each ray's from that ray alone.
       shared: arrays that every head uses.
-      heads: arrays [b, …]; divided where the devices divide b.
-      rays: arrays [b, r, …]; divided by head, else by ray where the devices divide r.
+      heads: arrays [b, …]; divided along the axes of the mesh that divide b.
+      rays: arrays [b, r, …]; divided as the heads are, and by ray along the axes that those leave
+        and that divide r.
 
     Returns:
       what `function` returns. Without a mesh, on one device, or where nothing divides, it is
       simply called.
     """
-    axes, size = _batch_axes()
+    mesh = _free_axes()
     count, lengths = jax.tree.leaves(heads)[0].shape[0], jax.tree.leaves(rays)[0].shape[1]
-    if size == 1 or (count % size and lengths % size):
+    by_head = dividing(mesh, count, among=BATCH_AXES)
+    by_ray = dividing(mesh, lengths, among=[a for a in RAY_AXES if a not in by_head])
+    if not by_head and not by_ray:
         return function(shared, heads, rays)
-    by_head = count % size == 0
-    of_heads = PartitionSpec(axes) if by_head else PartitionSpec()
-    of_rays = PartitionSpec(axes) if by_head else PartitionSpec(None, axes)
+    of_rays = PartitionSpec(by_head or None, by_ray or None)
     divided = jax.shard_map(
-        function, in_specs=(PartitionSpec(), of_heads, of_rays), out_specs=of_rays
+        function,
+        in_specs=(PartitionSpec(), PartitionSpec(by_head or None), of_rays),
+        out_specs=of_rays,
     )
     return divided(shared, heads, rays)

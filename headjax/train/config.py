@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 import headjax
 from headjax.errors import UserError
-from headjax.train.stages import plain, read_json, write_json
+from headjax.train.stages import HOW_IT_RUNS, plain, read_json, write_json
 
 DEFAULT_PRESET = "default"
 FILE = "config.json"
@@ -100,13 +100,16 @@ def presets(name: str) -> dict[str, str]:
 def keep(workdir: Path, config: Config) -> bool:
     """Writes `config.json` into the work directory; returns whether the same was there already.
 
+    Groups that say how a run runs (its mesh) may differ: a run goes on wherever it finds room.
+
     Raises:
         UserError: the directory belongs to another configuration; every differing field is named.
     """
     path = workdir / FILE
     values = plain(config.values)
     if path.exists():
-        changes = differences(plain(read(workdir).values), values)
+        before = plain(read(workdir).values)
+        changes = differences(*(_results(v) for v in (before, values)))
         if changes:
             raise UserError(
                 f"{workdir} was made with another config ({'; '.join(changes)}); use another "
@@ -123,6 +126,10 @@ def keep(workdir: Path, config: Config) -> bool:
         },
     )
     return False
+
+
+def _results(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in HOW_IT_RUNS}
 
 
 def read(workdir: Path) -> Config:

@@ -6,6 +6,7 @@ is killed at any moment and started again makes exactly the updates that it woul
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,16 +15,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
+from jaxtyping import Int
 
 from headjax.errors import UserError
-from headjax.train import sharding
+from headjax.train import feed, sharding
+from headjax.train.agreement import Agreement
 from headjax.train.checkpoint import Checkpoints
 from headjax.train.logging import Logger, Progress
-from headjax.train.signals import Interrupted, StopRequest, stopping_between_steps
+from headjax.train.mesh import make_mesh
+from headjax.train.signals import Interrupted, stopping_between_steps
 from headjax.train.state import TrainState, stream_key
 
 Metrics = dict[str, jax.Array]
+Rows = Callable[[int], Int[np.ndarray, "n"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +40,19 @@ class Task:
         init: key -> the state before the first update.
         step: (state, batch, key) -> (state, metrics); pure and traceable. Metrics are scalars by
             name and include `loss`, the total. The loop counts `state.step`.
-        batches: () -> an iterator of trees of NumPy arrays with a leading batch axis, with grain's
-            `get_state` and `set_state`.
+        batches: (rows) -> an iterator of trees of NumPy arrays with a leading batch axis, with
+            grain's `get_state` and `set_state`. `rows` says which rows of a batch of so many this
+            process loads; the position is the same number on every process.
+        batch_size: of the whole batch, over all processes.
+        rules: sharding rules for the state, before those that hold for every task.
     """
 
     name: str
     init: Callable[[jax.Array], TrainState]
     step: Callable[[TrainState, Any, jax.Array], tuple[TrainState, Metrics]]
-    batches: Callable[[], Iterator]
+    batches: Callable[[Rows], Iterator]
+    batch_size: int
+    rules: sharding.Rules = ()
 
 
 def fit(
@@ -55,6 +65,7 @@ def fit(
     checkpoint_every: int = 500,
     log_every: int = 50,
     keep: int = 2,
+    keep_every: int = 0,
     mesh: Mesh | None = None,
 ) -> TrainState:
     """Trains until `steps` updates are made, going on from the newest checkpoint in `folder`.
@@ -67,8 +78,9 @@ def fit(
         logger: where metrics and progress go.
         checkpoint_every: steps between two checkpoints.
         log_every: steps between two lines of metrics; the loss is checked at each.
-        keep: how many checkpoints stay.
-        mesh: the devices, all of them by default.
+        keep: how many of the latest checkpoints stay.
+        keep_every: those of every so many steps stay, too; 0 for none.
+        mesh: the devices, all of them by default. With several processes all of them call this.
 
     Returns:
         The state after the last update; it is the newest checkpoint, too.
@@ -77,23 +89,28 @@ def fit(
         UserError: the loss or the state is no longer finite, or no checkpoint can be read.
         Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
-    mesh = sharding.data_mesh() if mesh is None else mesh
+    mesh = make_mesh() if mesh is None else mesh
     run = _Run(task, logger, log_every)
     saving = Checkpoints(folder, keep=keep)
-    with saving as saves, stopping_between_steps() as stop, jax.set_mesh(mesh):
-        iterator = iter(task.batches())
+    with saving as saves, stopping_between_steps() as request, jax.set_mesh(mesh):
+        iterator = iter(task.batches(functools.partial(feed.local_rows, mesh)))
         state = _start(task, saves=saves, iterator=iterator, seed=seed, mesh=mesh)
         first = step = int(state.step)
-        update = _jit_update(task, mesh)
+        update = jit_update(task, mesh=mesh)
+        agreement = Agreement(mesh)
         key = jax.device_put(stream_key(seed, f"{task.name}/step"), sharding.replicated(mesh))
         logger.event(task.name, "resumed" if first else "started", step=first)
         with logger.progress(task.name, total=steps, start=first) as progress:
             while step < steps:
+                stop = agreement.any(bool(request))
                 if step > first and (stop or step % checkpoint_every == 0):
                     saves.save(step, state, iterator=iterator, seed=seed)
                 if stop:
-                    _interrupt(task, saves=saves, stop=stop, step=step)
-                batch = sharding.put_batch(next(iterator), mesh)
+                    saves.wait()
+                    raise Interrupted(
+                        f"{request.reason}: {task.name} is saved at step {step}", agreed=True
+                    )
+                batch = feed.put_batch(next(iterator), mesh, size=task.batch_size)
                 with jax.transfer_guard("disallow"):
                     state, metrics = update(state, batch, key)
                 step += 1
@@ -107,35 +124,44 @@ def _start(
     task: Task, *, saves: Checkpoints, iterator: Iterator, seed: int, mesh: Mesh
 ) -> TrainState:
     """The newest checkpoint's state, the iterator set to it; the initial state where none is."""
-
-    def init(key):
-        # Explicit dtypes: a weakly typed leaf would have the update compiled twice.
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype=leaf.dtype), task.init(key))
-
-    everywhere = sharding.replicated(mesh)
-    key = stream_key(seed, f"{task.name}/init")
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
-        jax.eval_shape(init, key),
-    )
+    abstract = abstract_state(task, mesh=mesh)
     restored = saves.restore_latest(abstract, iterator=iterator, seed=seed)
-    return jax.jit(init, out_shardings=everywhere)(key) if restored is None else restored
+    if restored is not None:
+        return restored
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(_init(task), out_shardings=places)(stream_key(seed, f"{task.name}/init"))
 
 
-def _jit_update(task: Task, mesh: Mesh) -> Callable:
-    """The task's step, compiled once: it donates the state, counts the step and folds the key."""
-    everywhere = sharding.replicated(mesh)
+def _init(task: Task) -> Callable[[jax.Array], TrainState]:
+    """The task's `init` with explicit dtypes: a weak type would have the update compiled twice."""
+    return lambda key: jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, dtype=leaf.dtype), task.init(key)
+    )
+
+
+def abstract_state(task: Task, *, mesh: Mesh | AbstractMesh) -> TrainState:
+    """The state's form before any array is made: shapes, dtypes and where each array will live."""
+    form = jax.eval_shape(_init(task), jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        form,
+        sharding.shardings(form, mesh, rules=task.rules),
+    )
+
+
+def jit_update(task: Task, *, mesh: Mesh | AbstractMesh) -> Callable:
+    """The program that trains: `update(state, batch, key) -> (state, metrics)`.
+
+    It donates the state, counts the step and folds it into the key. Call or lower it where the
+    mesh is set (`jax.set_mesh`).
+    """
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(task, mesh=mesh))
 
     def update(state, batch, key):
         new, metrics = task.step(state, batch, jax.random.fold_in(key, state.step))
         return new.replace(step=state.step + 1), metrics
 
-    return jax.jit(update, donate_argnums=0, out_shardings=(everywhere, everywhere))
-
-
-def _interrupt(task: Task, *, saves: Checkpoints, stop: StopRequest, step: int) -> None:
-    saves.wait()
-    raise Interrupted(f"{stop.signal_name}: {task.name} is saved at step {step}")
+    return jax.jit(update, donate_argnums=0, out_shardings=(places, sharding.replicated(mesh)))
 
 
 @dataclasses.dataclass

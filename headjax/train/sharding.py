@@ -1,21 +1,89 @@
-"""Where the arrays of a training run live: one mesh over all devices, batches split along it."""
+"""Where arrays live on the mesh: the state by ordered rules on its paths, activations by name."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
-from headjax.errors import UserError
+from headjax.render.devices import dividing
+from headjax.train.mesh import DATA, FSDP, MODEL
 
-DATA = "data"
+# Smaller arrays are not worth a collective each.
+LEAST = 128
+
+Rules = Sequence[tuple[str, str]]
 
 
-def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of one Auto axis, `data`, over `devices` (all of them by default)."""
-    devices = jax.devices() if devices is None else devices
-    return Mesh(np.array(devices), (DATA,), axis_types=(AxisType.Auto,))
+def _whole(shape: tuple[int, ...], mesh: Mapping[str, int]) -> list:
+    return [None] * len(shape)
+
+
+def _largest(shape, mesh, *, among: Sequence[int] | None = None, spec: list | None = None) -> list:
+    """The largest axis that fsdp divides (the last of equal ones) is split along it."""
+    spec = [None] * len(shape) if spec is None else spec
+    among = range(len(shape)) if among is None else among
+    fits = [i for i in among if shape[i] % mesh[FSDP] == 0]
+    if fits and mesh[FSDP] > 1 and np.prod(shape) >= LEAST:
+        spec[max(fits, key=lambda i: (shape[i], i))] = FSDP
+    return spec
+
+
+def _columns(shape, mesh) -> list:
+    """Kernels: the output channels along model, the largest other axis along fsdp."""
+    spec = [None] * len(shape)
+    if len(shape) < 2 or mesh[MODEL] == 1 or shape[-1] % mesh[MODEL] or np.prod(shape) < LEAST:
+        return _largest(shape, mesh)
+    spec[-1] = MODEL
+    return _largest(shape, mesh, among=range(len(shape) - 1), spec=spec)
+
+
+def _rows(shape, mesh) -> list:
+    """Tables: whole rows along fsdp and model, where these divide their number."""
+    if shape and (axes := dividing(mesh, shape[0], among=(FSDP, MODEL))):
+        return [axes, *[None] * (len(shape) - 1)]
+    return _largest(shape, mesh)
+
+
+TACTICS: dict[str, Callable[[tuple[int, ...], Mapping[str, int]], list]] = {
+    "whole": _whole, "largest": _largest, "columns": _columns, "rows": _rows,
+}  # fmt: skip
+RULES: Rules = ((r"(^|/)(kernel|weight)$", "columns"), (r"", "largest"))
+
+
+def specs(tree: Any, mesh: Mesh | AbstractMesh, *, rules: Rules = ()) -> Any:
+    """The PartitionSpec of every leaf: the tactic of the first rule that its path matches.
+
+    Args:
+      tree: arrays or `jax.ShapeDtypeStruct`s; paths look like `params/up0/conv1/kernel`.
+      mesh: with the axes of this module; it may be abstract.
+      rules: (regular expression, tactic) pairs, asked before `RULES`.
+    """
+
+    def spec(path, leaf) -> PartitionSpec:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        tactic = next(tactic for pattern, tactic in (*rules, *RULES) if re.search(pattern, name))
+        axes = TACTICS[tactic](tuple(leaf.shape), dict(mesh.shape))
+        while axes and axes[-1] is None:
+            axes.pop()
+        return PartitionSpec(*axes)
+
+    return jax.tree_util.tree_map_with_path(spec, tree)
+
+
+def shardings(tree: Any, mesh: Mesh | AbstractMesh, *, rules: Rules = ()) -> Any:
+    """As `specs`, as NamedShardings."""
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        specs(tree, mesh, rules=rules),
+        is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -23,22 +91,40 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Moves this process' part of a batch to the devices, split along its leading axis.
+@dataclasses.dataclass(frozen=True)
+class AxisRules:
+    """The mesh axes along which an activation's named axes are split.
 
-    Raises:
-        UserError: a leading axis that the devices of this process do not divide.
+    `batch` takes those that divide its length; the others take theirs whatever the length.
     """
-    sharding = NamedSharding(mesh, PartitionSpec(DATA))
-    local = len(mesh.local_devices)
 
-    def put(array):
-        array = np.asarray(array)
-        if array.ndim == 0 or array.shape[0] % local:
-            raise UserError(
-                f"a batch of shape {array.shape} cannot be split over {local} devices; "
-                f"make its size a multiple of {local}"
-            )
-        return jax.make_array_from_process_local_data(sharding, array)
+    batch: tuple[str, ...] = (DATA, FSDP)
+    heads: tuple[str, ...] = (DATA, FSDP)
+    channels: tuple[str, ...] = (MODEL,)
 
-    return jax.tree.map(put, batch)
+    def spec(self, mesh: Mapping[str, int], **sizes: int) -> PartitionSpec:
+        """The spec of an array whose axes have these names and sizes; `_…` names are not split.
+
+        Raises:
+          ValueError: two axes of the array would be split along the same axis of the mesh.
+        """
+        axes = []
+        for name, size in sizes.items():
+            chosen = () if name.startswith("_") else getattr(self, name)
+            axes.append(dividing(mesh, size, among=chosen) if name == "batch" else chosen)
+        flat = [axis for chosen in axes for axis in chosen]
+        if twice := sorted({axis for axis in flat if flat.count(axis) > 1}):
+            raise ValueError(f"axes {', '.join(sizes)} would share the mesh axis {twice[0]!r}")
+        return PartitionSpec(*(chosen or None for chosen in axes))
+
+
+def constrain(x: Array, *names: str, rules: AxisRules = AxisRules()) -> Array:
+    """`x`, split along the mesh that is set as its leading axes' names say; as it is without one.
+
+    Inside `shard_map`, where the mesh's axes are taken already, nothing is done either.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.axis_names or any(kind != AxisType.Auto for kind in mesh.axis_types):
+        return x
+    sizes = dict(zip(names, x.shape, strict=False))
+    return jax.lax.with_sharding_constraint(x, rules.spec(mesh.shape, **sizes))

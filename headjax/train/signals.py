@@ -10,21 +10,31 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(SystemExit):
-    """The run was asked to stop and has kept what it needs to go on; exit code 0."""
+    """The run was asked to stop and has kept what it needs to go on; exit code 0.
 
-    def __init__(self, message: str):
+    Attributes:
+        message: which signal came, and what is kept.
+        agreed: all processes of the run stop at this very place.
+    """
+
+    def __init__(self, message: str, *, agreed: bool = False):
         super().__init__(0)
-        self.message = message
+        self.message, self.agreed = message, agreed
 
 
 @dataclasses.dataclass
 class StopRequest:
-    """Whether someone has asked the run to stop, and by which signal."""
+    """Whether someone has asked this process to stop, and by which signal."""
 
     signal_name: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.signal_name)
+
+    @property
+    def reason(self) -> str:
+        """Why the run stops, here or at another process."""
+        return self.signal_name or "another process was asked to stop"
 
 
 @contextlib.contextmanager

@@ -3,19 +3,24 @@
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from headjax.errors import UserError
 from headjax.io import atomic
+from headjax.train.distributed import Group
 from headjax.train.logging import Logger
 
 SCHEMA_VERSION = 1
+# Groups of a config that say where and how fast a run runs, not what comes out of it.
+HOW_IT_RUNS = ("mesh", "input")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Context:
         data_dir: where prepared data is.
         logger: where metrics, progress and lines go.
         seed: the run's seed.
+        group: the processes of the run.
     """
 
     config: Any
@@ -35,6 +41,7 @@ class Context:
     data_dir: Path
     logger: Logger
     seed: int
+    group: Group = dataclasses.field(default_factory=Group)
 
     @property
     def config_hash(self) -> str:
@@ -53,6 +60,8 @@ class Stage:
         summary: what it does, in a few words.
         minutes: how long about, on two CPU cores.
         outputs: files of the work directory that it leaves; it is done only while they are there.
+        everywhere: all processes of the run work on it (training does); otherwise the leading one
+            does and the others wait.
     """
 
     name: str
@@ -60,6 +69,7 @@ class Stage:
     summary: str = ""
     minutes: float = 0.0
     outputs: tuple[str, ...] = ()
+    everywhere: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +90,9 @@ class Row:
 
 
 def config_hash(config: Any) -> str:
-    """Fingerprint of a configuration: SHA-256 of its values as sorted JSON, 16 digits."""
-    values = json.dumps(plain(config), sort_keys=True)
+    """Fingerprint of what a configuration computes: SHA-256 of sorted JSON, 16 digits."""
+    kept = {name: value for name, value in plain(config).items() if name not in HOW_IT_RUNS}
+    values = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(values.encode()).hexdigest()[:16]
 
 
@@ -107,21 +118,37 @@ def run_stages(stages: Sequence[Stage], context: Context) -> list[str]:
     Raises:
         UserError: a marker that cannot be read or belongs to another configuration.
     """
-    ran = []
+    ran, group = [], context.group
     for stage in stages:
-        if is_done(stage, context):
+        if group.decide(f"{stage.name} is done", functools.partial(is_done, stage, context)):
             continue
         context.logger.event(stage.name, "stage started")
-        stage.run(context)
-        marker = {
-            "schema_version": SCHEMA_VERSION,
-            "stage": stage.name,
-            "config_hash": context.config_hash,
-        }
-        atomic.write_bytes(_marker(stage, context.workdir), _json_bytes(marker))
+        if group.leads or stage.everywhere:
+            stage.run(context)
+        if group.leads:
+            marker = {"stage": stage.name, "config_hash": context.config_hash}
+            write_json(_marker(stage, context.workdir), marker)
+        group.wait_for_all(f"end of {stage.name}")
+        check_shared(_marker(stage, context.workdir), group)
         context.logger.event(stage.name, "stage finished")
         ran.append(stage.name)
     return ran
+
+
+def check_shared(path: Path, group: Group) -> None:
+    """Every process must see what the leading one wrote; some file systems take a moment.
+
+    Raises:
+        UserError: this one does not.
+    """
+    for _ in range(20):
+        if path.exists():
+            return
+        time.sleep(0.5)
+    raise UserError(
+        f"process {group.index} does not see {path}, which process 0 wrote; --workdir and "
+        "--data_dir must lie on a file system that all processes share"
+    )
 
 
 def is_done(stage: Stage, context: Context) -> bool:

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 
 from headjax.io import atomic
-from headjax.train import loop
+from headjax.train import feed, loop
+from headjax.train.mesh import MeshOptions, make_mesh
 from headjax.train.stages import Row, Stage, write_json
 from headjax.train.state import ema_update, new_state
 from headjax.train.weights import load_weights, save_weights
@@ -24,7 +25,7 @@ PAUSE = float(os.environ.get("HEADJAX_TOY_PAUSE", "0"))
 def stages(config):
     return [
         Stage("data", make_pairs, summary=f"makes {config.pairs} pairs"),
-        Stage("train", train, summary=f"{config.train.steps} steps", minutes=0.1),
+        Stage("train", train, summary=f"{config.train.steps} steps", minutes=0.1, everywhere=True),
         Stage("report", report, summary="writes metrics.json"),
     ]
 
@@ -56,11 +57,12 @@ def train(context):
         logger=context.logger,
         checkpoint_every=settings.checkpoint_every,
         log_every=settings.log_every,
+        mesh=make_mesh(MeshOptions(**context.config.get("mesh", {}))),
     )
-    weights = {"params": state.params, "ema": state.ema}
-    save_weights(
-        context.workdir / "map.safetensors", weights, metadata={"config_hash": context.config_hash}
-    )
+    weights = feed.to_host({"params": state.params, "ema": state.ema})
+    if context.group.leads:
+        notes = {"config_hash": context.config_hash}
+        save_weights(context.workdir / "map.safetensors", weights, metadata=notes)
 
 
 def report(context):
@@ -91,12 +93,17 @@ def linear_task(x, y, *, settings) -> loop.Task:
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
         return state.replace(params=params, opt_state=opt_state, ema=ema), metrics
 
-    def batches():
+    def batches(rows):
+        mine = rows(settings.batch_size)
+
         def pair(i):
             time.sleep(PAUSE / settings.batch_size)
             return {"x": x[i], "y": y[i]}
 
-        source = grain.MapDataset.range(len(x)).seed(5).shuffle().repeat().map(pair)
-        return iter(source.batch(settings.batch_size).to_iter_dataset(grain.ReadOptions(1, 1)))
+        order = grain.MapDataset.range(len(x)).seed(5).shuffle().repeat()
+        whole = order.batch(settings.batch_size)
+        ours = whole.map(lambda batch: np.asarray(batch)[mine])
+        pairs = ours.map(lambda batch: jax.tree.map(lambda *r: np.stack(r), *map(pair, batch)))
+        return iter(pairs.to_iter_dataset(grain.ReadOptions(1, 1)))
 
-    return loop.Task("train", init, step, batches)
+    return loop.Task("train", init, step, batches, batch_size=settings.batch_size)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from headjax.errors import UserError
-from headjax.train import loop, sharding
+from headjax.train import loop
 from headjax.train.logging import Logger
 from headjax.train.signals import Interrupted
 from headjax.train.weights import load_weights
@@ -37,6 +38,10 @@ def fit(task, folder, **changes):
     arguments = dict(seed=1, steps=20, checkpoint_every=6, log_every=5)
     with Logger(folder) as logger:
         return loop.fit(task, folder=folder / "ck", logger=logger, **(arguments | changes))
+
+
+def changed(task, **changes):
+    return dataclasses.replace(task, **changes)
 
 
 def same(a, b):
@@ -72,7 +77,7 @@ def test_going_on_equals_never_having_stopped(task, tmp_path):
     cut = tmp_path / "cut"
     fit(task, cut, steps=9)
 
-    failing = loop.Task(task.name, task.init, task.step, lambda: Failing(task.batches(), after=4))
+    failing = changed(task, batches=lambda rows: Failing(task.batches(rows), after=4))
     with pytest.raises(RuntimeError, match="power cut"):
         fit(failing, cut)
     assert same(whole, fit(task, cut))
@@ -110,7 +115,7 @@ def test_the_update_is_compiled_once(task, tmp_path, caplog):
         traces.append(1)
         return task.step(state, batch, key)
 
-    fit(loop.Task(task.name, task.init, step, task.batches), tmp_path, steps=7)
+    fit(changed(task, step=step), tmp_path, steps=7)
     assert len(traces) == 1
 
 
@@ -120,7 +125,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
         bad = jnp.where(state.step == 14, jnp.nan, 1.0)
         return state.replace(params=jax.tree.map(lambda p: p * bad, state.params)), metrics
 
-    broken = loop.Task(task.name, task.init, step, task.batches)
+    broken = changed(task, step=step)
     with pytest.raises(UserError, match="train: at step 20 these are not finite: grad_norm, loss"):
         fit(broken, tmp_path, checkpoint_every=12)
     with pytest.raises(UserError, match="at step 18 .*not finite, so nothing was saved.*12"):
@@ -140,9 +145,7 @@ def test_a_signal_saves_between_two_steps(task, tmp_path, number):
             return next(self.inner)
 
     handlers = signal.getsignal(number)
-    stopped = loop.Task(
-        task.name, task.init, task.step, lambda: Signalling(task.batches(), after=99)
-    )
+    stopped = changed(task, batches=lambda rows: Signalling(task.batches(rows), after=99))
     with pytest.raises(Interrupted, match="0") as caught:
         fit(stopped, tmp_path / "cut")
     assert "train is saved at step 8" in caught.value.message
@@ -157,11 +160,6 @@ def test_a_run_in_a_thread_works_without_signal_handlers(task, tmp_path):
     thread.start()
     thread.join()
     assert int(states[0].step) == 3
-
-
-def test_a_batch_that_the_devices_cannot_share_is_named():
-    with pytest.raises(UserError, match=r"shape \(\) cannot be split over 1 devices"):
-        sharding.put_batch({"x": np.float32(1)}, sharding.data_mesh(jax.devices()[:1]))
 
 
 def toy_run(workdir, *flags, pause=0.0):

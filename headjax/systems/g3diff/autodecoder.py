@@ -27,6 +27,9 @@ from headjax.systems.g3diff import losses, rays, settings
 from headjax.train import rows
 from headjax.train.state import TrainState, new_state
 
+# Rows of the tables belong to identities: each device keeps those of some.
+RULES = (("^(params/tables|opt_state/rows)/", "rows"),)
+
 
 @flax.struct.dataclass
 class Registration:
@@ -234,12 +237,10 @@ class AutoDecoderStep:
 
     Attributes:
       config: the run's config.
-      registration: what is known of the training identities.
       warm: learn from points near the known surface, without ray marching.
     """
 
     config: ml_collections.FrozenConfigDict
-    registration: Registration
     warm: bool
 
     @property
@@ -248,7 +249,7 @@ class AutoDecoderStep:
         train = self.config.autodecoder
         return train.warmup.steps if self.warm else train.steps
 
-    def loss(self, params, *, ids, views, key):
+    def loss(self, params, *, views, key):
         """Total loss of one batch and its terms."""
         config, train = self.config, self.config.autodecoder
         shared, table = params
@@ -258,19 +259,19 @@ class AutoDecoderStep:
             pixels_key, weights, patches=train.patches, side=train.patch_side
         )
         batch = rays.ray_batch(views, pixels)
-        heads = build_heads(shared, table, valid=self.registration.valid[ids], config=config)
+        heads = build_heads(shared, table, valid=views["uv_valid"], config=config)
         terms_of = surface_terms if self.warm else ray_terms
         terms, rbf = terms_of(render_key, shared["mlp"], heads, batch, config=config)
-        surface = self.registration.surface[ids]
+        surface = views["uv_positions"]
         terms |= regularisers(heads, table, surface=surface, rbf=rbf, config=config)
         return losses.weighted(terms, train.loss.to_dict()), terms
 
     def __call__(self, state: TrainState, views: dict[str, Array], key: Array):
-        """One step on a batch of views of distinct identities."""
+        """One step on a batch of views of distinct identities, with their registered surfaces."""
         train = self.config.autodecoder
         ids = views["identity"]
         table = rows.take_rows(state.params["tables"], ids)
-        loss = functools.partial(self.loss, ids=ids, views=views, key=key)
+        loss = functools.partial(self.loss, views=views, key=key)
         (total, terms), (shared_grads, row_grads) = jax.value_and_grad(loss, has_aux=True)(
             (state.params["shared"], table)
         )

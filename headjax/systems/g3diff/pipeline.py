@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,11 +19,14 @@ from headjax.geometry.cameras import view_angle_between
 from headjax.io import images, video
 from headjax.metrics import sets
 from headjax.systems.g3diff import artefacts, autodecoder, diffusion, evaluate, report, settings
-from headjax.train import loop
+from headjax.train import feed, loop
+from headjax.train.mesh import MeshOptions, make_mesh
 from headjax.train.stages import Context, Row, Stage, read_json, write_json
-from headjax.train.state import new_state, stream_key
+from headjax.train.state import TrainState, new_state, stream_key
 
-_VIEW_FIELDS = ("image", "depth", "mask", "parts", "camera", "identity")
+_VIEW_FIELDS = (
+    "image", "depth", "mask", "parts", "camera", "identity", "uv_positions", "uv_valid",
+)  # fmt: skip
 
 
 def stages(config: Any) -> list[Stage]:
@@ -33,13 +35,13 @@ def stages(config: Any) -> list[Stage]:
     every = [
         Stage("data", prepare_data, "renders multi-view heads", outputs=("data_sheet.png",)),
         Stage("surface", train_surface, "fits colour and density to the surface",
-              outputs=("surface.safetensors",)),
+              outputs=("surface.safetensors",), everywhere=True),
         Stage("autodecoder", train_autodecoder, "fits all heads by rendering",
-              outputs=("autodecoder.safetensors",)),
+              outputs=("autodecoder.safetensors",), everywhere=True),
         Stage("evaluation", evaluate_heldout, "scores held-out views",
               outputs=("evaluation.json", "reconstructions.png")),
         Stage("diffusion", train_diffusion, "learns to generate UV maps",
-              outputs=("diffusion.safetensors",)),
+              outputs=("diffusion.safetensors",), everywhere=True),
         Stage("samples", make_samples, "draws and renders new heads",
               outputs=("samples.safetensors", "samples.png", "turntable.mp4", "metrics.json")),
     ]  # fmt: skip
@@ -95,10 +97,7 @@ def train_surface(context: Context) -> None:
     else:
         steps = context.config.autodecoder.warmup.steps
         params = _fit_autodecoder(context, registration, warm=True, steps=steps, start=None)
-    model = artefacts.AutoDecoder(params, registration)
-    artefacts.save_autodecoder(
-        context.workdir / "surface.safetensors", model, metadata=_metadata(context)
-    )
+    _keep_autodecoder(context, "surface.safetensors", params, registration)
 
 
 def train_autodecoder(context: Context) -> None:
@@ -111,10 +110,13 @@ def train_autodecoder(context: Context) -> None:
         start = warm_autodecoder(context, registration)
     steps = context.config.autodecoder.steps
     params = _fit_autodecoder(context, registration, warm=False, steps=steps, start=start)
-    model = artefacts.AutoDecoder(params, registration)
-    artefacts.save_autodecoder(
-        context.workdir / "autodecoder.safetensors", model, metadata=_metadata(context)
-    )
+    _keep_autodecoder(context, "autodecoder.safetensors", params, registration)
+
+
+def _keep_autodecoder(context: Context, name: str, params: Any, registration: Any) -> None:
+    if context.group.leads:
+        model = artefacts.AutoDecoder(params, registration)
+        artefacts.save_autodecoder(context.workdir / name, model, metadata=_metadata(context))
 
 
 def registration_of(context: Context) -> autodecoder.Registration:
@@ -133,7 +135,7 @@ def registration_of(context: Context) -> autodecoder.Registration:
 def _fit_autodecoder(context, registration, *, warm: bool, steps: int, start: Any) -> Any:
     config = context.config
     train = data.load_split(context.data_dir, "train")
-    step = autodecoder.AutoDecoderStep(config, registration, warm=warm)
+    step = autodecoder.AutoDecoderStep(config, warm=warm)
     name = "surface" if warm else "autodecoder"
 
     def init(key):
@@ -142,24 +144,32 @@ def _fit_autodecoder(context, registration, *, warm: bool, steps: int, start: An
             return fresh
         return new_state(jax.tree.map(jnp.asarray, start), fresh.opt_state)
 
-    batches = functools.partial(
-        data.batches,
-        train,
-        batch_size=config.autodecoder.batch_identities,
-        seed=context.seed,
-        by_identity=True,
-        fields=_VIEW_FIELDS,
-    )
-    state = loop.fit(
-        loop.Task(name, init, step, batches),
-        folder=context.workdir / "checkpoints" / name,
+    size = config.autodecoder.batch_identities
+
+    def batches(rows):
+        return data.batches(
+            train, batch_size=size, seed=context.seed, by_identity=True, fields=_VIEW_FIELDS,
+            rows=rows, **config.input,
+        )  # fmt: skip
+
+    task = loop.Task(name, init, step, batches, batch_size=size, rules=autodecoder.RULES)
+    state = _fit(context, task, steps=steps, section=config.autodecoder)
+    return feed.to_host(state.params)
+
+
+def _fit(context: Context, task: loop.Task, *, steps: int, section: Any) -> TrainState:
+    """The loop's call for a training stage, as the config says."""
+    return loop.fit(
+        task,
+        folder=context.workdir / "checkpoints" / task.name,
         seed=context.seed,
         steps=steps,
         logger=context.logger,
-        checkpoint_every=config.autodecoder.checkpoint_every,
-        log_every=config.log_every,
+        checkpoint_every=section.checkpoint_every,
+        keep_every=section.keep_every,
+        log_every=context.config.log_every,
+        mesh=make_mesh(MeshOptions(**context.config.mesh)),
     )
-    return state.params
 
 
 def warm_autodecoder(context: Context, registration: autodecoder.Registration) -> Any:
@@ -251,27 +261,21 @@ def train_diffusion(context: Context) -> None:
         def init(key):
             return step.init(key).replace(params=saved, ema=jax.tree.map(jnp.copy, saved))
 
-    batches = functools.partial(
-        data.batches,
-        diffusion.StateSource(states),
-        batch_size=config.diffusion.batch_size,
-        seed=context.seed,
-    )
-    state = loop.fit(
-        loop.Task("diffusion", init, step, batches),
-        folder=context.workdir / "checkpoints" / "diffusion",
-        seed=context.seed,
-        steps=config.diffusion.steps,
-        logger=context.logger,
-        checkpoint_every=config.diffusion.checkpoint_every,
-        log_every=config.log_every,
-    )
-    valid = jnp.mean(model.registration.valid, axis=0) > 0.5
-    artefacts.save_diffusion(
-        context.workdir / "diffusion.safetensors",
-        artefacts.Diffusion(state.ema, standard, valid),
-        metadata=_metadata(context),
-    )
+    size, source = config.diffusion.batch_size, diffusion.StateSource(states)
+
+    def batches(rows):
+        return data.batches(source, batch_size=size, seed=context.seed, rows=rows, **config.input)
+
+    task = loop.Task("diffusion", init, step, batches, batch_size=size)
+    state = _fit(context, task, steps=config.diffusion.steps, section=config.diffusion)
+    averaged = feed.to_host(state.ema)
+    if context.group.leads:
+        valid = jnp.mean(model.registration.valid, axis=0) > 0.5
+        artefacts.save_diffusion(
+            context.workdir / "diffusion.safetensors",
+            artefacts.Diffusion(averaged, standard, valid),
+            metadata=_metadata(context),
+        )
 
 
 def make_samples(context: Context) -> None:

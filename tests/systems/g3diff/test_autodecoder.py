@@ -30,8 +30,8 @@ def parts():
 @functools.lru_cache
 def step(warm):
     """The compiled step, which counts like the training loop does."""
-    config, registration, _ = parts()
-    training = autodecoder.AutoDecoderStep(config, registration, warm=warm)
+    config, _, _ = parts()
+    training = autodecoder.AutoDecoderStep(config, warm=warm)
 
     @jax.jit
     def update(state, views, key):

@@ -109,13 +109,10 @@ def shape(*size, dtype=jnp.float32):
 
 
 def abstract(config):
-    """Shapes of a registration, of tables and of a batch of views: nothing is allocated."""
+    """Shapes of tables and of a batch of views: nothing is allocated."""
     count, grid, side = config.data.train_identities, config.field.grid, config.data.resolution
     batch = config.autodecoder.batch_identities
     maps = shape(count, grid, grid, 3)
-    registration = autodecoder.Registration(
-        maps, shape(count, grid, grid, dtype=jnp.bool), shape(count, 40)
-    )
     tables = {"z": shape(count, config.decoder.code_dim), "centers": maps, "rpy": maps,
               "radii": maps}  # fmt: skip
     views = {
@@ -125,8 +122,10 @@ def abstract(config):
         "parts": shape(batch, side, side, 1, dtype=jnp.uint8),
         "camera": shape(batch, 25),
         "identity": shape(batch, dtype=jnp.int32),
+        "uv_positions": shape(batch, grid, grid, 3),
+        "uv_valid": shape(batch, grid, grid, dtype=jnp.bool),
     }
-    return registration, tables, views
+    return tables, views
 
 
 def forms(tree):
@@ -143,7 +142,7 @@ def test_the_auto_decoders_step_traces_and_keeps_the_states_form(preset, warm):
     config = tiny.load(preset)
     if warm and not config.autodecoder.warmup.steps:
         pytest.skip("this preset has no warm-up")
-    registration, tables, views = abstract(config)
+    tables, views = abstract(config)
 
     def init(key, tables):
         shared = autodecoder.init_shared(key, config=config)
@@ -153,12 +152,12 @@ def test_the_auto_decoders_step_traces_and_keeps_the_states_form(preset, warm):
             {"shared": optimizer.init(shared), "rows": autodecoder.rows.init_rows(tables)},
         )
 
-    def update(state, registration, views, key):
-        return autodecoder.AutoDecoderStep(config, registration, warm=warm)(state, views, key)
+    def update(state, views, key):
+        return autodecoder.AutoDecoderStep(config, warm=warm)(state, views, key)
 
     key = jax.random.key(0)
     before = jax.eval_shape(init, key, tables)
-    after, metrics = jax.eval_shape(update, before, registration, views, key)
+    after, metrics = jax.eval_shape(update, before, views, key)
     assert forms(after) == forms(before)
     assert metrics["loss"].shape == ()
 

@@ -12,6 +12,8 @@ from headjax.render.parts import PART_IDS
 from headjax.systems.g3diff.autodecoder import Registration
 from headjax.train import config as configs
 
+GRID = 4
+
 
 @functools.lru_cache
 def load(preset="smoke", *overrides):
@@ -21,7 +23,7 @@ def load(preset="smoke", *overrides):
 
 def config(*overrides):
     """The smoke preset at its smallest."""
-    return load("smoke", "field.grid=4", "data.uv_size=4", *overrides)
+    return load("smoke", f"field.grid={GRID}", f"data.uv_size={GRID}", *overrides)
 
 
 def radius_of(identity):
@@ -37,10 +39,16 @@ def sphere_map(grid, *, radius):
     return (radius * unit).astype(np.float32)
 
 
+def valid_cells(grid):
+    """One UV cell holds no Gaussian."""
+    valid = np.ones((grid, grid), bool)
+    valid[-1, -1] = False
+    return valid
+
+
 def registration(count, *, grid):
-    """Spheres of different sizes; one UV cell holds no Gaussian."""
-    valid = np.ones((count, grid, grid), bool)
-    valid[:, -1, -1] = False
+    """Spheres of different sizes."""
+    valid = np.repeat(valid_cells(grid)[None], count, axis=0)
     codes = np.random.default_rng(1).standard_normal((count, 5)).astype(np.float32)
     surfaces = [sphere_map(grid, radius=radius_of(i)) for i in range(count)]
     return Registration(jnp.asarray(np.stack(surfaces)), jnp.asarray(valid), jnp.asarray(codes))
@@ -69,6 +77,8 @@ def view(identity, *, yaw=0.0, resolution=16):
         "parts": parts.astype(np.uint8).reshape(*square, 1),
         "camera": label.astype(np.float32),
         "identity": np.array(identity, np.int32),
+        "uv_positions": sphere_map(GRID, radius=radius_of(identity)),
+        "uv_valid": valid_cells(GRID),
     }
 
 
