@@ -7,17 +7,18 @@ but for the ending.
 """
 
 import os
-from pathlib import Path, PurePosixPath
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from headjax.data import depth_files
 from headjax.data.labels import MAX_JSON_BYTES, camera_labels, parse_labels
+from headjax.data.plain_png import decode_plain, grey_or_rgb
+from headjax.data.stores import Store, open_store
 from headjax.errors import UserError
 from headjax.geometry.cameras import mirror_label
 from headjax.io.images import MAX_BYTES, decode_image
-from headjax.io.zips import SafeZip
 
 LABELS = "dataset.json"
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
@@ -28,54 +29,6 @@ _SHOWN = 5
 Record = dict[str, np.ndarray]
 
 
-@runtime_checkable
-class Store(Protocol):
-    """Named files: a folder or a zip."""
-
-    path: Path
-    names: list[str]
-
-    def read(self, name: str, *, max_bytes: int | None = None) -> bytes: ...
-
-
-class FolderStore:
-    """The files below a folder by their relative names, sorted."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        found = (
-            PurePosixPath(Path(folder, file).relative_to(path))
-            for folder, _, files in os.walk(path)
-            for file in files
-        )
-        self.names = sorted(str(name) for name in found)
-
-    def read(self, name: str, *, max_bytes: int | None = None) -> bytes:
-        """The file's bytes."""
-        path, most = self.path / name, max_bytes or MAX_BYTES
-        try:
-            size = path.stat().st_size
-            if size > most:
-                raise UserError(f"{path}: has {size:,} bytes; at most {most:,} are read")
-            return path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def open_store(path: str | os.PathLike) -> Store:
-    """The folder or zip archive at `path`.
-
-    Raises:
-        UserError: there is neither.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return FolderStore(path)
-    if not path.exists():
-        raise UserError(f"{path}: there is no such folder or zip archive")
-    return SafeZip(path)
-
-
 class Eg3dDataset:
     """Images with cameras, and masks and depth where given, by index.
 
@@ -84,6 +37,7 @@ class Eg3dDataset:
     float32 along the ray, 0 where the mask is 0.
 
     Attributes:
+        fields: names of the records' fields.
         names: of the images, sorted; index i is image i mod len(names).
         resolution: the images' side.
         cameras: [n, 25] float32 labels of `names`, or None.
@@ -120,8 +74,10 @@ class Eg3dDataset:
         self._depths = _partners(
             depths, self.names, extensions=depth_files.EXTENSIONS, what="depth map"
         )
+        there = {"image": path, "camera": self.cameras, "mask": masks, "depth": depths}
+        self.fields = tuple(name for name, value in there.items() if value is not None)
         self.resolution = 0
-        self.resolution = self._image(self.names[0]).shape[0]
+        self.resolution = self._image(0).shape[0]
 
     def __len__(self) -> int:
         return len(self.names) * (2 if self._mirror else 1)
@@ -132,15 +88,26 @@ class Eg3dDataset:
         Raises:
             UserError: an image that cannot be read, or is not of the common square size.
         """
+        return self.read(index, fields=self.fields)
+
+    def read(self, index: int, *, fields: Sequence[str]) -> Record:
+        """Some fields of the record; no other files are read than theirs.
+
+        Raises:
+            UserError: as for the whole record, or there is no such field.
+        """
         turn, place = divmod(range(len(self))[index], len(self.names))
-        name = self.names[place]
-        record = {"image": self._image(name)}
-        if self.cameras is not None:
-            record["camera"] = self.cameras[place]
-        if self._masks:
-            record["mask"] = self._mask(name)
-        if self._depths:
-            record["depth"] = self._depth(name, record.get("mask"))
+        for name in fields:
+            if name not in self.fields:
+                raise UserError(
+                    f"{self._images.path}: records have no field {name!r}; they have "
+                    f"{', '.join(self.fields)}"
+                )
+        read = {"image": self._image, "camera": self._camera, "mask": self._mask}
+        record = {name: read[name](place) for name in fields if name in read}
+        if "depth" in fields:
+            record["depth"] = self._depth(place, record.get("mask"))
+        record = {name: record[name] for name in fields}
         return _mirrored(record) if turn else record
 
     def check(self) -> None:
@@ -148,27 +115,40 @@ class Eg3dDataset:
         for index in range(len(self.names)):
             self[index]
 
-    def _image(self, name: str) -> np.ndarray:
-        said = f"{self._images.path}: {name}"
-        image = decode_image(self._images.read(name, max_bytes=MAX_BYTES), name=said)
-        self._check_shape(image, said)
-        return image
+    def _camera(self, place: int) -> np.ndarray:
+        return self.cameras[place]
 
-    def _mask(self, name: str) -> np.ndarray:
+    def _image(self, place: int) -> np.ndarray:
+        pixels, _ = self._picture(self._images, self.names[place])
+        return grey_or_rgb(pixels)
+
+    def _mask(self, place: int) -> np.ndarray:
         store, names = self._masks
-        said = f"{store.path}: {names[_stem(name)]}"
-        mask = decode_image(store.read(names[_stem(name)], max_bytes=MAX_BYTES), name=said)
-        self._check_shape(mask, said)
+        mask, said = self._picture(store, names[place])
+        if mask.ndim == 2:
+            return mask[..., None]
         if (mask != mask[..., :1]).any():
             raise UserError(f"{said}: a colour image; a mask must be grey, 0 outside, 255 inside")
         return mask[..., :1]
 
-    def _depth(self, name: str, mask: np.ndarray | None) -> np.ndarray:
+    def _picture(self, store: Store, name: str) -> tuple[np.ndarray, str]:
+        """The pixels, [h, h] grey or [h, h, 3], and what messages call the file."""
+        said = f"{store.path}: {name}"
+        data = store.read(name, max_bytes=MAX_BYTES)
+        pixels = decode_plain(data)
+        if pixels is None or pixels.dtype != np.uint8:
+            pixels = decode_image(data, name=said)
+        self._check_shape(pixels, said)
+        return pixels, said
+
+    def _depth(self, place: int, mask: np.ndarray | None) -> np.ndarray:
         store, names = self._depths
-        said = f"{store.path}: {names[_stem(name)]}"
-        data = store.read(names[_stem(name)], max_bytes=MAX_BYTES)
+        said = f"{store.path}: {names[place]}"
+        data = store.read(names[place], max_bytes=MAX_BYTES)
         depth = depth_files.decode_depth(data, name=said, png_scale=self._depth_scale)
         self._check_shape(depth, said)
+        if mask is None and self._masks:
+            mask = self._mask(place)
         return depth if mask is None else np.where(mask > 0, depth, np.float32(0))
 
     def _check_shape(self, image: np.ndarray, said: str) -> None:
@@ -219,8 +199,8 @@ def _read_cameras(store: Store, names: list[str]) -> np.ndarray:
 
 def _partners(
     path: str | os.PathLike | None, names: list[str], *, extensions: tuple[str, ...], what: str
-) -> tuple[Store, dict[str, str]] | None:
-    """The archive of masks or depth maps, and its files by stem."""
+) -> tuple[Store, list[str]] | None:
+    """The archive of masks or depth maps, and its file of every image."""
     if path is None:
         return None
     store = open_store(path)
@@ -237,7 +217,7 @@ def _partners(
             f"({', '.join(missing[:_SHOWN])}{more}); every image needs one of the same name, "
             f"ending in {' or '.join(extensions)}"
         )
-    return store, files
+    return store, [files[_stem(name)] for name in names]
 
 
 def _stem(name: str) -> str:

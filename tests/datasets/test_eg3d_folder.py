@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headjax.data import Eg3dDataset, batches
+from headjax.data import Eg3dDataset, FieldSource, batches
 from headjax.errors import UserError
 from headjax.geometry.cameras import label_from_camera, orbit
 
@@ -196,6 +196,44 @@ def test_it_can_be_batched(with_masks_and_depths):
     path, masks, _ = with_masks_and_depths
     batch = next(batches(Eg3dDataset(path, masks=masks), batch_size=2, seed=0))
     assert batch["image"].shape == (2, SIDE, SIDE, 3) and batch["mask"].shape == (2, SIDE, SIDE, 1)
+
+
+FIELDS = ("image", "camera", "mask", "depth")
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_fields_are_read_alone_and_are_those_of_the_record(with_masks_and_depths, mirror):
+    path, masks, depths = with_masks_and_depths
+    dataset = Eg3dDataset(path, masks=masks, depths=depths, mirror=mirror)
+    assert isinstance(dataset, FieldSource) and dataset.fields == FIELDS
+    for index in range(len(dataset)):
+        record = dataset[index]
+        for fields in (("depth",), ("mask", "depth"), ("camera",), ("depth", "image")):
+            some = dataset.read(index, fields=fields)
+            assert tuple(some) == fields
+            for name, value in some.items():
+                np.testing.assert_array_equal(value, record[name])
+    with pytest.raises(UserError, match="no field 'parts'; they have image, camera, mask, depth"):
+        dataset.read(0, fields=("parts",))
+
+
+def test_a_field_that_is_not_asked_for_is_not_read(place):
+    path = write(place, files_of_a_set() | {NAMES[1]: b"junk"})
+    dataset = Eg3dDataset(path)
+    np.testing.assert_array_equal(
+        dataset.read(1, fields=("camera",))["camera"], np.float32(camera(1))
+    )
+    with pytest.raises(UserError, match="not an image"):
+        dataset.read(1, fields=("image",))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_bad_record_ends_the_batches_with_its_file_and_name(place, threads):
+    dataset = Eg3dDataset(write(place, files_of_a_set() | {NAMES[1]: BAD_IMAGES["truncated"][0]}))
+    iterator = batches(dataset, batch_size=3, seed=0, threads=threads, prefetch=2)
+    with pytest.raises(UserError, match="truncated") as refused:
+        next(iterator)
+    assert f"{place.name}: {NAMES[1]}" in str(refused.value)
 
 
 def test_a_sound_set_passes_the_check(with_masks_and_depths):
