@@ -42,7 +42,7 @@ json() {
 json_list() {
   local word out=
   for word in "$@"; do
-    out+="${out:+, }$(json "${word//\$/\$\$}")"
+    out+="${out:+, }$(json "${word//\$/\$\$}")" || exit
   done
   echo "[$out]"
 }
