@@ -125,6 +125,7 @@ class Checkpoints:
                 state, notes = self._read(step, abstract, seed=seed)
             except _Unreadable as error:
                 unreadable[step] = str(error)
+                _count_operations_alike()
                 continue
             _on_first(functools.partial(self._set_aside, unreadable, using=step))
             if iterator is not None:
@@ -280,6 +281,24 @@ def _alone() -> Iterator[None]:
         yield
 
 
+def _count_operations_alike() -> None:
+    """Orbax numbers its operations, and processes meet under a number at the next save.
+
+    One that failed early has counted fewer of them than the others.
+    """
+    if jax.process_count() == 1:
+        return
+    # The count has no public name.
+    from orbax.checkpoint._src.futures.synchronization import OperationIdGenerator
+
+    while True:
+        counts = [int(n) for n in exchange.gather(OperationIdGenerator.get_current_operation_id())]
+        if len(set(counts)) == 1:
+            return
+        if counts[jax.process_index()] < max(counts):
+            OperationIdGenerator.next_operation_id()
+
+
 def _load(path: Path, stored: Any) -> Any:
     """This process' part of the state, in the form in which it was written."""
     with _alone():
@@ -337,7 +356,8 @@ def _as_stored(abstract: Any, form: Mapping[str, str]) -> Any:
 
 
 def _converted(leaf: jax.Array, wanted: jax.ShapeDtypeStruct) -> jax.Array:
-    if leaf.dtype == wanted.dtype:
+    """The leaf in the wanted precision; keys come back with a sharding that only means the same."""
+    if leaf.dtype == wanted.dtype and leaf.sharding == wanted.sharding:
         return leaf
     return jax.jit(lambda x: x.astype(wanted.dtype), out_shardings=wanted.sharding)(leaf)
 

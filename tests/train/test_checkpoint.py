@@ -51,8 +51,8 @@ def assert_same(a, b):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
-def save_steps(folder, steps, keep=2):
-    with checkpoint.Checkpoints(folder, keep=keep) as saves:
+def save_steps(folder, steps, **options):
+    with checkpoint.Checkpoints(folder, **options) as saves:
         for step in steps:
             counter = Counter()
             counter.at = step
@@ -79,6 +79,17 @@ def test_only_the_latest_few_checkpoints_are_kept(tmp_path):
     save_steps(tmp_path, [1, 2, 3, 4])
     with checkpoint.Checkpoints(tmp_path) as saves:
         assert saves.steps() == [3, 4]
+
+
+def test_every_mth_checkpoint_is_kept_beside_the_latest(tmp_path):
+    save_steps(tmp_path, [1, 2, 3, 4, 6, 7, 8], keep=2, keep_every=3)
+    with checkpoint.Checkpoints(tmp_path) as saves:
+        assert saves.steps() == [3, 6, 7, 8]
+
+
+def test_keeping_none_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="keep=0 must be at least 1"):
+        checkpoint.Checkpoints(tmp_path, keep=0)
 
 
 def test_no_checkpoint_restores_nothing(tmp_path):
@@ -118,6 +129,37 @@ def test_another_seed_is_refused(tmp_path):
     save_steps(tmp_path, [1])
     with pytest.raises(UserError, match="seed 7, this run has seed 8"):
         restore(tmp_path, seed=8)
+
+
+@pytest.mark.parametrize("version, words", [(1, "an older headjax"), (3, "a newer headjax")])
+def test_a_checkpoint_of_another_schema_is_a_clear_stop(tmp_path, monkeypatch, version, words):
+    monkeypatch.setattr(checkpoint, "SCHEMA_VERSION", version)
+    save_steps(tmp_path, [1])
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=rf"1 was written by {words} \(schema {version}, .* 2\)"):
+        restore(tmp_path)
+    assert (tmp_path / "1").is_dir()
+
+
+def test_real_numbers_are_restored_in_the_precision_that_is_wanted(tmp_path):
+    save_steps(tmp_path, [4])
+    saved = state_at(4)
+    wanted = saved | {
+        "w": saved["w"].astype(jnp.bfloat16),
+        "half": saved["half"].astype(jnp.float32),
+    }
+    with checkpoint.Checkpoints(tmp_path) as saves:
+        restored = saves.restore_latest(abstract(wanted), seed=7)
+    assert_same(restored, wanted)
+    assert restored["w"].dtype == jnp.bfloat16 and restored["half"].dtype == jnp.float32
+
+
+def test_numbers_of_another_kind_are_not_converted(tmp_path):
+    save_steps(tmp_path, [4])
+    wanted = state_at(4) | {"step": jnp.float32(0)}
+    with checkpoint.Checkpoints(tmp_path) as saves:
+        with pytest.raises(UserError, match=r"step is int32\[\], this run needs float32\[\]"):
+            saves.restore_latest(abstract(wanted), seed=7)
 
 
 @abandoned_reads
