@@ -32,23 +32,29 @@ def count(function: Callable, *args: Any) -> float | None:
     """
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr
     try:
-        return _of_jaxpr(jaxpr)
+        return of_jaxpr(jaxpr)
     except Exception:
         # A figure for the log is not worth a run: a later JAX may write its programs otherwise.
         return None
 
 
-def _of_jaxpr(jaxpr: core.Jaxpr) -> float:
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+def of_jaxpr(jaxpr: core.Jaxpr) -> float:
+    """FLOPs of a program that is traced already.
+
+    Raises:
+        Unknown: they depend on data.
+    """
+    return sum(of_equation(equation) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: core.JaxprEqn) -> float:
+def of_equation(equation: core.JaxprEqn) -> float:
+    """FLOPs of one line of a program, what it calls included."""
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         return _of_dot(equation)
     if name == "conv_general_dilated":
         return _of_convolution(equation)
-    inner = [_of_jaxpr(jaxpr) for jaxpr in _jaxprs(params)]
+    inner = [of_jaxpr(jaxpr) for jaxpr in _jaxprs(params)]
     if not any(inner):
         return 0.0
     if name == "while":

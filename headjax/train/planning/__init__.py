@@ -1,0 +1,1 @@
+"""What a training stage would take on machines that are not there: memory, time, money."""
