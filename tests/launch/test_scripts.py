@@ -1,5 +1,7 @@
 """What holds for every launch script: clean, strict, telling its usage, its variables, its plan."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -134,3 +136,26 @@ def test_a_plan_that_fails_creates_nothing(tmp_path):
         assert (result.returncode, result.stdout) == (2, "it cannot be\n")
         result = call(script, "create", path=tmp_path, **EVERYTHING | {"DRY_RUN": "0"})
         assert (result.returncode, result.stdout) == (0, "created\n")
+
+
+def readme_examples():
+    text = (LAUNCH / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("example", readme_examples(), ids=lambda text: text.split("\n")[0][:40])
+def test_the_examples_of_the_readme_are_commands_that_the_scripts_take(example):
+    environment = {"PATH": os.environ["PATH"], "DRY_RUN": "1", "PORT": "1234"}
+    result = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", example],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) >= example.count("launch/")
+
+
+def test_the_readme_has_a_part_on_every_script_that_users_call():
+    text = (LAUNCH / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^## (\S+\.\S+)$", text, re.MULTILINE)) == set(RUNNABLE) - {
+        "slurm_task.sh"
+    }
