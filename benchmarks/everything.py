@@ -1,4 +1,4 @@
-"""Runs all benchmarks of the kernels on this machine's device, one after another.
+"""Runs all benchmarks of the kernels and of the input on this machine's device, one after another.
 
   python benchmarks/everything.py      # writes benchmarks/results/<benchmark>_<device>.json
 
@@ -35,6 +35,7 @@ def commands(device):
     found = {
         "field_query": [],
         "training_step": [],
+        "input_pipeline": [],
         "growth": [f"--picture={pictures / f'growth_{device}.png'}"],
     }
     if importlib.util.find_spec("torch"):

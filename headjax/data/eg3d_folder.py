@@ -7,8 +7,8 @@ but for the ending.
 """
 
 import os
+import posixpath
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -221,7 +221,7 @@ def _partners(
 
 
 def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    return posixpath.splitext(name)[0]
 
 
 def _mirrored(record: Record) -> Record:

@@ -33,12 +33,11 @@ class FolderStore:
 
     def __init__(self, path: Path):
         self.path = path
-        found = (
-            PurePosixPath(Path(folder, file).relative_to(path))
-            for folder, _, files in os.walk(path)
-            for file in files
-        )
-        self.names = sorted(str(name) for name in found)
+        names: list[str] = []
+        for folder, _, files in os.walk(path):
+            inside = PurePosixPath(Path(folder).relative_to(path))
+            names += [str(inside / file) for file in files]
+        self.names = sorted(names)
 
     def read(self, name: str, *, max_bytes: int | None = None) -> bytes:
         """The file's bytes."""

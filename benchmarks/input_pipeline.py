@@ -1,0 +1,197 @@
+"""Examples a second that the input pipeline loads on this machine's processor.
+
+  python benchmarks/input_pipeline.py                  # about two minutes on two cores
+  python benchmarks/input_pipeline.py --need=375       # also the ratio to what training needs
+  python benchmarks/input_pipeline.py --output=FILE    # also writes JSON
+
+The data is the package's own heads at 64², as Gaussian3Diff's auto-decoder takes them: batches of
+30 views in random order, nothing cached but by the system. `array_record` reads a prepared set with
+the fields of the auto-decoder's batch; `zip` reads archives in EG3D's form, pictures and masks as
+PNG and depth as .npy (the format has neither part labels nor UV maps), `zip_png16` has 16-bit PNGs
+for depth. Beside them PNGs of 512²: rendered ones, and the same with the noise of a photograph.
+
+A reader's rate is the median of several runs, all readers taking turns. Other programs take their
+share of it, so the processor's own microseconds an example are given, too.
+"""
+
+import argparse
+import io
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.timing import device_name, environment
+from headjax import data
+from headjax.io.images import encode_png
+
+BATCH = 30
+THREADS = (1, 2)
+SMALL, LARGE = 64, 512
+FIELDS = ("image", "depth", "mask", "parts", "camera", "identity", "uv_positions", "uv_valid")
+ZIP_FIELDS = ("image", "depth", "mask", "camera")
+BAR = 4.0  # Times what training needs.
+
+
+def prepared(folder, *, resolution, heads, views):
+    """A prepared set of training views."""
+    config = data.HeadViewsConfig(
+        train_identities=heads,
+        val_identities=0,
+        train_views=views,
+        val_views=0,
+        resolution=resolution,
+        supersample=1 if resolution > SMALL else 3,
+        uv_size=32,
+    )
+    data.prepare(config, folder)
+    return data.load_split(folder, "train", cache=False)
+
+
+def npy(record):
+    """A depth map as a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, record["depth"])
+    return buffer.getvalue()
+
+
+def png16(record):
+    """A depth map in thousandths as a PNG of 16 bits."""
+    buffer = io.BytesIO()
+    depth = np.rint(record["depth"][..., 0] * 1000).astype(np.uint16)
+    Image.fromarray(depth).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def noisy(record):
+    """A picture with the noise of a photograph."""
+    noise = np.random.default_rng(int(record["view"])).normal(0, 2, record["image"].shape)
+    return encode_png(np.clip(record["image"] + noise, 0, 255).astype(np.uint8))
+
+
+def pack(path, source, encode, *, ending, labels=False):
+    """An archive of one stored file a record."""
+    names = [f"{i // 1000:05}/img{i:08}" for i in range(len(source))]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, record in zip(names, source, strict=True):
+            archive.writestr(f"{name}.{ending}", encode(record))
+        if labels:
+            cameras = [record["camera"].tolist() for record in source]
+            stated = [[f"{n}.{ending}", c] for n, c in zip(names, cameras, strict=True)]
+            archive.writestr("dataset.json", json.dumps({"labels": stated}))
+    return path
+
+
+def sources(folder):
+    """Every reader's source and fields, by name."""
+    small = prepared(folder / "small", resolution=SMALL, heads=6, views=48)
+    large = prepared(folder / "large", resolution=LARGE, heads=3, views=10)
+
+    def image(record):
+        return encode_png(record["image"])
+
+    def mask(record):
+        return encode_png(record["mask"])
+
+    images = pack(folder / "images.zip", small, image, ending="png", labels=True)
+    masks = pack(folder / "masks.zip", small, mask, ending="png")
+    depths = pack(folder / "depths.zip", small, npy, ending="npy")
+    depths16 = pack(folder / "depths16.zip", small, png16, ending="png")
+    rendered = pack(folder / "rendered.zip", large, image, ending="png", labels=True)
+    photos = pack(folder / "photos.zip", large, noisy, ending="png", labels=True)
+    picture = ("image", "camera")
+    return {
+        "array_record": (small, FIELDS),
+        "zip": (data.Eg3dDataset(images, masks=masks, depths=depths), ZIP_FIELDS),
+        "zip_png16": (data.Eg3dDataset(images, masks=masks, depths=depths16), ZIP_FIELDS),
+        "array_record_512": (large, picture),
+        "zip_512_rendered": (data.Eg3dDataset(rendered), picture),
+        "zip_512_photograph": (data.Eg3dDataset(photos), picture),
+    }
+
+
+def one_run(iterator, *, seconds):
+    """Examples a second, and the processor's microseconds an example."""
+    began, worked, examples = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - began < seconds:
+        examples += len(next(iterator)["camera"])
+    passed, worked = time.perf_counter() - began, time.process_time() - worked
+    return examples / passed, 1e6 * worked / examples
+
+
+def measure(readers, *, runs, seconds):
+    """Rates of every reader with every number of threads: medians of runs that take turns."""
+    seen = {(name, threads): [] for name in readers for threads in THREADS}
+    for _ in range(runs):
+        for (name, threads), found in seen.items():
+            source, fields = readers[name]
+            iterator = data.batches(
+                source, batch_size=BATCH, seed=0, fields=fields, threads=threads, prefetch=2
+            )
+            for _ in range(4):  # Threads and what they have prefetched are no part of it.
+                next(iterator)
+            found.append(one_run(iterator, seconds=seconds))
+    rows = {name: {} for name in readers}
+    for (name, threads), found in seen.items():
+        rate, work = (statistics.median(values) for values in zip(*found, strict=True))
+        rows[name][f"threads={threads}"] = {
+            "examples_per_second": round(rate, 1),
+            "cpu_us_per_example": round(work, 1),
+        }
+    return rows
+
+
+def ratios(rows, need):
+    """How many times over each reader of 64² views gives what training needs, at its best."""
+    best = {
+        name: max(row["examples_per_second"] for row in rows[name].values())
+        for name in ("array_record", "zip", "zip_png16")
+    }
+    times = {name: round(rate / need, 2) for name, rate in best.items()}
+    return {
+        "examples_per_second": need,
+        "times_over": times,
+        "at_least": BAR,
+        "holds": all(value >= BAR for value in times.values()),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--need", type=float, default=0.0, help="examples a second that a host needs, by the plan"
+    )
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a run")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(sources(Path(folder)), runs=arguments.runs, seconds=arguments.seconds)
+    report = {
+        **environment(),
+        "processor": device_name(jax.devices("cpu")[0]),
+        "batch": BATCH,
+        "runs": arguments.runs,
+        "load_average": round(os.getloadavg()[0], 1),
+        "readers": rows,
+    }
+    if arguments.need:
+        report["need"] = ratios(rows, arguments.need)
+    text = json.dumps(report, indent=2)
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
