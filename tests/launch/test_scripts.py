@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from headjax.train.planning import topology as plans
 from tests.launch.scripts import LAUNCH, ROOT, call, commands
 
 SCRIPTS = sorted(path.name for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch"))
@@ -103,6 +104,7 @@ def test_the_plan_comes_before_anything_is_created(script, action, variables, to
     given = [flag for flag in flags if flag.startswith("--config")]
     assert first == ["python", "-m", "headjax.tools.plan", *given, f"--topology={topology}"]
     assert second[0] in ("gcloud", "xpk", "kubectl", "sbatch")
+    assert plans.parse(topology).name == topology
 
 
 def commands_until_manifest(result):
