@@ -1,19 +1,20 @@
-"""Where arrays live on the mesh: the state by ordered rules on its paths, activations by name."""
+"""Where a run's state lives on the mesh: by ordered rules on the paths of its arrays.
+
+Activations follow by the names of their axes: `headjax.nets.activations`.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from headjax.render.devices import dividing
-from headjax.train.mesh import DATA, FSDP, MODEL
+from headjax.train.mesh import FSDP, MODEL
 
 # Smaller arrays are not worth a collective each.
 LEAST = 128
@@ -86,45 +87,6 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh, *, rules: Rules = ()) -> Any
     )
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
-
-
-@dataclasses.dataclass(frozen=True)
-class AxisRules:
-    """The mesh axes along which an activation's named axes are split.
-
-    `batch` takes those that divide its length; the others take theirs whatever the length.
-    """
-
-    batch: tuple[str, ...] = (DATA, FSDP)
-    heads: tuple[str, ...] = (DATA, FSDP)
-    channels: tuple[str, ...] = (MODEL,)
-
-    def spec(self, mesh: Mapping[str, int], **sizes: int) -> PartitionSpec:
-        """The spec of an array whose axes have these names and sizes; `_…` names are not split.
-
-        Raises:
-          ValueError: two axes of the array would be split along the same axis of the mesh.
-        """
-        axes = []
-        for name, size in sizes.items():
-            chosen = () if name.startswith("_") else getattr(self, name)
-            axes.append(dividing(mesh, size, among=chosen) if name == "batch" else chosen)
-        flat = [axis for chosen in axes for axis in chosen]
-        if twice := sorted({axis for axis in flat if flat.count(axis) > 1}):
-            raise ValueError(f"axes {', '.join(sizes)} would share the mesh axis {twice[0]!r}")
-        return PartitionSpec(*(chosen or None for chosen in axes))
-
-
-def constrain(x: Array, *names: str, rules: AxisRules = AxisRules()) -> Array:
-    """`x`, split along the mesh that is set as its leading axes' names say; as it is without one.
-
-    Inside `shard_map`, where the mesh's axes are taken already, nothing is done either.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.axis_names or any(kind != AxisType.Auto for kind in mesh.axis_types):
-        return x
-    sizes = dict(zip(names, x.shape, strict=False))
-    return jax.lax.with_sharding_constraint(x, rules.spec(mesh.shape, **sizes))
