@@ -14,8 +14,8 @@ def test_rates_are_of_every_reader_with_every_number_of_threads(small_set, tmp_p
         path, source, lambda record: encode_png(record["image"]), ending="png", labels=True
     )
     readers = {
-        "array_record": (source, input_pipeline.FIELDS),
-        "zip": (data.Eg3dDataset(path), ("image", "camera")),
+        "array_record": (source, input_pipeline.FIELDS, 4),
+        "zip": (data.Eg3dDataset(path), ("image", "camera"), 4),
     }
     rows = input_pipeline.measure(readers, runs=1, seconds=0.02)
     assert list(rows) == ["array_record", "zip"]
