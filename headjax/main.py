@@ -10,6 +10,7 @@ import errno
 import importlib
 import io
 import logging
+import os
 import pkgutil
 import sys
 import traceback
@@ -132,11 +133,20 @@ def _ending(error: BaseException) -> _Ending | None:
         return _Ending(2, str(error), together=False)
     if isinstance(error, Interrupted):
         text = f"{error.message}; the same command goes on from there"
-        return _Ending(0, text, together=error.agreed)
+        return _Ending(_stopped_code(), text, together=error.agreed)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         text = f"no room on the disk ({error}); free some space and run the same command again"
         return _Ending(2, text, together=False)
     return None
+
+
+def _stopped_code() -> int:
+    """The exit code of a run that was stopped and is not done: 0, or what the launcher asks for.
+
+    Kubernetes takes a 0 for a finished job and would not start it again.
+    """
+    text = os.environ.get("HEADJAX_STOPPED_CODE", "")
+    return int(text) if text.isdigit() else 0
 
 
 def _main(parsed: _Arguments, group: Group) -> None:
@@ -191,7 +201,7 @@ def _run(
             seed=int(config.values.get("seed", 0)),
             group=group,
         )
-        left = group.decide("stages", lambda: _stages_left(every, config, context))
+        left = group.decide(lambda: _stages_left(every, config, context))
         stages.check_shared(workdir / configs.FILE, group)
         title = f"headjax {headjax.__version__}: {config.name}:{config.preset} in {workdir}"
         if not left:

@@ -9,17 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from headjax.errors import UserError
+from headjax.train import exchange
 from headjax.train.watch import Watch
 
 MODES = ("auto", "on", "off")
 # The runtime's own limit for a silent process; `Watch` is quicker and says more.
 HEARTBEAT_TIMEOUT = 50
-_POLL = 0.1
 
 
 @dataclasses.dataclass
@@ -39,23 +38,14 @@ class Group:
         """Whether this process writes the artefacts and the log."""
         return self.index == 0
 
-    def decide(self, question: str, answer: Callable[[], Any]) -> Any:
-        """The leading process' answer (anything JSON can hold), for all; each question once."""
-        if self.count == 1:
-            return answer()
-        key = f"headjax/decided/{question}"
-        if self.leads:
-            self._store.key_value_set(key, json.dumps(answer()))
-        return json.loads(self._read(key))
+    def decide(self, answer: Callable[[], Any]) -> Any:
+        """The leading process' answer (anything JSON can hold), for all."""
+        texts = exchange.gather(json.dumps(answer()) if self.leads else "")
+        return json.loads(texts[0])
 
-    def wait_for_all(self, place: str) -> None:
-        """Returns when every process has come to this place; each place once."""
-        if self.count == 1:
-            return
-        folder = f"headjax/reached/{place}"
-        self._store.key_value_set(f"{folder}/{self.index}", "")
-        while len(self._store.key_value_dir_get(folder)) < self.count:
-            time.sleep(_POLL)
+    def wait_for_all(self) -> None:
+        """Returns when every process has come here."""
+        exchange.gather("")
 
     def leave(self) -> None:
         """The end of a run that all processes reach together."""
@@ -63,7 +53,7 @@ class Group:
             return
         import jax
 
-        self.wait_for_all("end")
+        self.wait_for_all()
         self.watch.stop()
         jax.distributed.shutdown()
 
@@ -84,24 +74,6 @@ class Group:
         if self.watch is not None:
             broken = isinstance(error, jax.errors.JaxRuntimeError)
             self.watch.settle(thoroughly=broken)
-
-    @property
-    def _store(self):
-        # The runtime's key-value store has no public name.
-        from jax._src import distributed
-
-        return distributed.global_state.client
-
-    def _read(self, key: str) -> str:
-        import jax
-
-        while True:
-            try:
-                return self._store.key_value_try_get(key)
-            except jax.errors.JaxRuntimeError as error:
-                if "NOT_FOUND" not in str(error):
-                    raise
-            time.sleep(_POLL)
 
 
 def join(mode: str) -> Group:

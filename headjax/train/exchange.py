@@ -5,18 +5,19 @@ one process reads or writes a large file.
 """
 
 import itertools
+import time
 
 import jax
 
-# A process that dies ends the others by itself; this bounds only how slow a living one may be.
-_PATIENCE_MS = 24 * 3600 * 1000
+_POLL_SECONDS = 0.05
 _calls = itertools.count()
 
 
 def gather(text: str) -> list[str]:
     """Every process' text, in the processes' order; returns when all have called it.
 
-    All processes must make the same calls in the same order, from their main threads.
+    All processes must make the same calls in the same order, from their main threads. Signals are
+    handled while it waits, and a process that dies ends the others by itself (`watch`).
     """
     if jax.process_count() == 1:
         return [text]
@@ -27,11 +28,8 @@ def gather(text: str) -> list[str]:
     call = next(_calls)
     folder = f"headjax/gathered/{call}"
     state.client.key_value_set(f"{folder}/{state.process_id}", text)
-    state.client.wait_at_barrier(f"{folder}/all", _PATIENCE_MS)
-    texts = [
-        state.client.blocking_key_value_get(f"{folder}/{index}", _PATIENCE_MS)
-        for index in range(state.num_processes)
-    ]
-    if call:  # all have come here, so all have read what was gathered before
-        state.client.key_value_delete(f"headjax/gathered/{call - 1}/{state.process_id}")
-    return texts
+    while len(texts := state.client.key_value_dir_get(folder)) < state.num_processes:
+        time.sleep(_POLL_SECONDS)
+    if call > 1:  # all have come here, so all have read what was gathered before the last time
+        state.client.key_value_delete(f"headjax/gathered/{call - 2}/{state.process_id}")
+    return [text for _, text in sorted(texts, key=lambda pair: int(pair[0].rpartition("/")[2]))]

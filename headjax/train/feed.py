@@ -10,7 +10,8 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jaxtyping import Int
 
 from headjax.errors import UserError
-from headjax.train.sharding import AxisRules, replicated
+from headjax.nets.activations import AxisRules
+from headjax.train.sharding import replicated
 
 
 def batch_sharding(mesh: Mesh | AbstractMesh, size: int) -> NamedSharding:

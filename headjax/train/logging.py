@@ -44,15 +44,11 @@ class Logger:
         tqdm.tqdm.write(text, file=self._stream)
         self._stream.flush()
 
-    def metrics(
-        self, stage: str, step: int, *, values: Mapping[str, float], rate: float | None = None
-    ) -> None:
-        """Writes the values of one step, and the rate in steps a second where there is one."""
+    def metrics(self, stage: str, step: int, *, values: Mapping[str, float]) -> None:
+        """Writes the values of one step."""
         if self._metrics is None:
             return
         line = {"stage": stage, "step": step, "time": round(time.time(), 3)}
-        if rate is not None:
-            line["steps_per_second"] = round(rate, 4)
         self._write_line(line | {name: float(value) for name, value in values.items()})
         board = self._open_board()
         for name, value in values.items():

@@ -7,7 +7,6 @@ is killed at any moment and started again makes exactly the updates that it woul
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,14 @@ from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Int
 
 from headjax.errors import UserError
-from headjax.train import feed, sharding
+from headjax.train import feed, flops, sharding, throughput
 from headjax.train.agreement import Agreement
 from headjax.train.checkpoint import Checkpoints
 from headjax.train.logging import Logger, Progress
 from headjax.train.mesh import make_mesh
 from headjax.train.signals import Interrupted, stopping_between_steps
 from headjax.train.state import TrainState, stream_key
+from headjax.train.throughput import Throughput
 
 Metrics = dict[str, jax.Array]
 Rows = Callable[[int], Int[np.ndarray, "n"]]
@@ -90,8 +90,8 @@ def fit(
         Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
     mesh = make_mesh() if mesh is None else mesh
-    run = _Run(task, logger, log_every)
-    saving = Checkpoints(folder, keep=keep)
+    run = _Run(task, logger, log_every, Throughput(task.batch_size, None, list(mesh.devices.flat)))
+    saving = Checkpoints(folder, keep=keep, keep_every=keep_every)
     with saving as saves, stopping_between_steps() as request, jax.set_mesh(mesh):
         iterator = iter(task.batches(functools.partial(feed.local_rows, mesh)))
         state = _start(task, saves=saves, iterator=iterator, seed=seed, mesh=mesh)
@@ -110,7 +110,11 @@ def fit(
                     raise Interrupted(
                         f"{request.reason}: {task.name} is saved at step {step}", agreed=True
                     )
-                batch = feed.put_batch(next(iterator), mesh, size=task.batch_size)
+                with run.speed.waiting():
+                    rows = next(iterator)
+                batch = feed.put_batch(rows, mesh, size=task.batch_size)
+                if step == first:
+                    run.speed.flops_per_step = _flops(update, state, batch, key)
                 with jax.transfer_guard("disallow"):
                     state, metrics = update(state, batch, key)
                 step += 1
@@ -164,6 +168,14 @@ def jit_update(task: Task, *, mesh: Mesh | AbstractMesh) -> Callable:
     return jax.jit(update, donate_argnums=0, out_shardings=(places, sharding.replicated(mesh)))
 
 
+def _flops(update: Callable, *arguments: Any) -> float | None:
+    """Operations of one update; traced here, it is not traced again when it runs."""
+    try:
+        return flops.of_jaxpr(update.trace(*arguments).jaxpr.jaxpr)
+    except Exception:
+        return None  # a figure for the log is not worth a run
+
+
 @dataclasses.dataclass
 class _Run:
     """Reports the metrics of a run and keeps the host at most one step ahead of the devices."""
@@ -171,23 +183,22 @@ class _Run:
     task: Task
     logger: Logger
     log_every: int
+    speed: Throughput
     pending: Metrics | None = None
-    counted: int = 0
-    since: float = dataclasses.field(default_factory=time.monotonic)
 
     def report(self, step: int, metrics: Metrics, *, progress: Progress, last: bool) -> None:
         """Waits for the step before this one; on every `log_every`th, writes this one's metrics."""
         jax.block_until_ready(self.pending)
         self.pending = metrics
-        self.counted += 1
+        self.speed.count()
         note = ""
         if last or step % self.log_every == 0:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             _check_loss(self.task, values, step=step)
-            now = time.monotonic()
-            rate = self.counted / max(now - self.since, 1e-9)
-            self.counted, self.since = 0, now
-            self.logger.metrics(self.task.name, step, values=values, rate=rate)
+            speed = self.speed.report()
+            self.logger.metrics(self.task.name, step, values=values | speed)
+            if last and throughput.STEPS in speed:
+                self.logger.say(f"{self.task.name}: {throughput.line(speed)}")
             note = f"loss {values['loss']:.4g}"
         progress.advance(note=note)
 

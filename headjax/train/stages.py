@@ -120,7 +120,7 @@ def run_stages(stages: Sequence[Stage], context: Context) -> list[str]:
     """
     ran, group = [], context.group
     for stage in stages:
-        if group.decide(f"{stage.name} is done", functools.partial(is_done, stage, context)):
+        if group.decide(functools.partial(is_done, stage, context)):
             continue
         context.logger.event(stage.name, "stage started")
         if group.leads or stage.everywhere:
@@ -128,7 +128,7 @@ def run_stages(stages: Sequence[Stage], context: Context) -> list[str]:
         if group.leads:
             marker = {"stage": stage.name, "config_hash": context.config_hash}
             write_json(_marker(stage, context.workdir), marker)
-        group.wait_for_all(f"end of {stage.name}")
+        group.wait_for_all()
         check_shared(_marker(stage, context.workdir), group)
         context.logger.event(stage.name, "stage finished")
         ran.append(stage.name)

@@ -31,7 +31,8 @@ class Throughput:
 
     Args:
         examples_per_step: the global batch.
-        flops_per_step: of one step over all devices (`headjax.train.flops.count`), or None.
+        flops_per_step: of one step over all devices (`headjax.train.flops`), or None; may be set
+            later, when the program is there.
         devices: all devices of the mesh, other processes' too.
         clock: seconds from anywhere.
     """
@@ -44,7 +45,8 @@ class Throughput:
         *,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._examples, self._flops, self._devices = examples_per_step, flops_per_step, devices
+        self._examples, self._devices = examples_per_step, devices
+        self.flops_per_step = flops_per_step
         self._peak = peak_flops(devices)
         self._clock = clock
         self._since: float | None = None
@@ -81,8 +83,8 @@ class Throughput:
                 EXAMPLES: rate * self._examples,
                 WAITING: min(self._waited / seconds, 1.0),
             }
-            if self._flops is not None and self._peak is not None:
-                values[UTILISATION] = rate * self._flops / self._peak
+            if self.flops_per_step is not None and self._peak is not None:
+                values[UTILISATION] = rate * self.flops_per_step / self._peak
             self._restart()
         return values
 

@@ -7,7 +7,7 @@ from headjax.train.logging import Logger, duration
 
 def test_metrics_survive_a_half_written_last_line(tmp_path):
     with Logger(tmp_path, stream=io.StringIO()) as logger:
-        logger.metrics("train", 1, values={"loss": 0.5}, rate=3.0)
+        logger.metrics("train", 1, values={"loss": 0.5, "speed/steps_per_second": 3.0})
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text() + '{"stage": "tra')
     with Logger(tmp_path, stream=io.StringIO()) as logger:
@@ -15,7 +15,7 @@ def test_metrics_survive_a_half_written_last_line(tmp_path):
         logger.event("train", "resumed", step=2)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line.get("loss") for line in lines] == [0.5, 0.25, None]
-    assert lines[0]["steps_per_second"] == 3.0 and lines[2]["event"] == "resumed"
+    assert lines[0]["speed/steps_per_second"] == 3.0 and lines[2]["event"] == "resumed"
 
 
 def test_a_file_of_one_half_line_is_emptied(tmp_path):

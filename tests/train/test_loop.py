@@ -61,7 +61,7 @@ def test_training_lowers_the_loss_and_logs_every_term(task, tmp_path):
     logged = [line for line in lines(tmp_path) if "loss" in line]
     assert [line["step"] for line in logged] == list(range(5, 201, 5))
     assert logged[-1]["loss"] < 0.2 * logged[0]["loss"]
-    assert {"grad_norm", "steps_per_second", "time", "stage"} <= set(logged[0])
+    assert {"grad_norm", "speed/steps_per_second", "time", "stage"} <= set(logged[0])
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
