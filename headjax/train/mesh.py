@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
@@ -34,7 +34,7 @@ class MeshOptions:
       slices: groups of devices with fast links among them (TPU slices); only `data` crosses them.
     """
 
-    preset: Literal["dp", "fsdp", "fsdp_tp"] = "dp"
+    preset: str = "dp"
     fsdp: int = 0
     model: int = 0
     slices: int = 1
@@ -64,9 +64,7 @@ def mesh_shape(options: MeshOptions, count: int) -> tuple[int, int, int]:
     return count // (fsdp * model), fsdp, model
 
 
-def make_mesh(
-    options: MeshOptions = MeshOptions(), devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def make_mesh(options: MeshOptions = MeshOptions(), devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh over `devices` (all by default): neighbours in a slice along fsdp and model."""
     devices = jax.devices() if devices is None else devices
     data, fsdp, model = mesh_shape(options, len(devices))
