@@ -95,6 +95,7 @@ class Checkpoints:
             "fingerprints": prints.text(),
         }
         self.wait()
+        exchange.gather("")  # Orbax waits five minutes for one that still removes files
         context = ocp.Context()
         context.asynchronous.timeout_secs = _SAVE_SECONDS
         with _telling_no_room(self._folder), context:

@@ -231,19 +231,6 @@ def test_damage_to_a_file_of_the_newest_checkpoint_never_goes_unnoticed(two_chec
         damage_and_restore(folder, tmp_path, file=file, kind=kind, rng=rng)
 
 
-@pytest.mark.sweep
-@abandoned_reads
-def test_damage_to_any_file_of_the_newest_checkpoint_never_goes_unnoticed(
-    two_checkpoints, tmp_path
-):
-    folder, files = two_checkpoints
-    rng = np.random.default_rng(1)
-    for file in files:
-        for kind in KINDS:
-            for _ in range({"truncate": 5, "flip": 20}.get(kind, 1)):
-                damage_and_restore(folder, tmp_path, file=file, kind=kind, rng=rng)
-
-
 @abandoned_reads
 def test_an_older_damaged_checkpoint_does_not_stand_in_the_way(two_checkpoints, tmp_path):
     folder, _ = two_checkpoints
