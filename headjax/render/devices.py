@@ -12,17 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 # The axes of a mesh along which heads are split, and rays along what they leave.
 BATCH_AXES = ("data", "fsdp")
 RAY_AXES = ("data", "fsdp", "model")
+# Elements from which on an array is worth gathering from parts.
+LARGE = 1 << 16
 
 
 def dividing(mesh: Mapping[str, int], count: int, *, among: Sequence[str]) -> tuple[str, ...]:
     """Those of the mesh's axes along which `count` things are split evenly over most devices."""
     names = [name for name in among if mesh.get(name, 1) > 1]
-    choices = [c for n in range(len(names), -1, -1) for c in itertools.combinations(names, n)]
+    choices = [c for n in range(len(names) + 1) for c in itertools.combinations(names, n)]
     sizes = {choice: math.prod(mesh[name] for name in choice) for choice in choices}
     return max((c for c in choices if count % sizes[c] == 0), key=sizes.__getitem__)
 
@@ -54,10 +57,34 @@ def split(function: Callable, shared: Any, *, heads: Any, rays: Any) -> Any:
     by_ray = dividing(mesh, lengths, among=[a for a in RAY_AXES if a not in by_head])
     if not by_head and not by_ray:
         return function(shared, heads, rays)
+    leaves, tree = jax.tree.flatten(heads)
+    parts = math.prod(mesh[axis] for axis in by_ray)
+    cuts = [_cut(leaf, parts) for leaf in leaves]
+
+    def gathered(shared, leaves, rays):
+        whole = [
+            leaf if cut is None else jax.lax.all_gather(leaf, by_ray, axis=cut, tiled=True)
+            for leaf, cut in zip(leaves, cuts, strict=True)
+        ]
+        return function(shared, jax.tree.unflatten(tree, whole), rays)
+
+    of_heads = [
+        PartitionSpec(by_head or None, *[None] * ((cut or 1) - 1), by_ray if cut else None)
+        for cut in cuts
+    ]
     of_rays = PartitionSpec(by_head or None, by_ray or None)
     divided = jax.shard_map(
-        function,
-        in_specs=(PartitionSpec(), PartitionSpec(by_head or None), of_rays),
-        out_specs=of_rays,
+        gathered, in_specs=(PartitionSpec(), of_heads, of_rays), out_specs=of_rays
     )
-    return divided(shared, heads, rays)
+    return divided(shared, leaves, rays)
+
+
+def _cut(leaf: jax.Array, parts: int) -> int | None:
+    """The axis along which a large array of heads reaches devices that share its rays.
+
+    They gather it whole. The gradient of a gather is a scattered sum, half the traffic of the sum
+    for all that an array which is whole from the start has.
+    """
+    fits = [axis for axis in range(1, leaf.ndim) if leaf.shape[axis] % parts == 0]
+    large = parts > 1 and leaf.size >= LARGE and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return max(fits, key=lambda axis: leaf.shape[axis]) if fits and large else None
