@@ -41,9 +41,9 @@ IDENTITIES, BATCH, SIDE, SAMPLES = 24, 4, 64, 48
 class DecoderStep(autodecoder.AutoDecoderStep):
     """The step without rays: the decoder is asked for a payload of zeros."""
 
-    def loss(self, params, *, views, key):
+    def loss(self, params, batch, *, counts):
         shared, table = params
-        heads = autodecoder.build_heads(shared, table, valid=views["uv_valid"], config=self.config)
+        heads = autodecoder.build_heads(shared, table, valid=batch.valid, config=self.config)
         total = jnp.mean(jnp.square(heads.payload))
         return total, {"payload": total}
 

@@ -86,10 +86,13 @@ def demo() -> ml_collections.ConfigDict:
         head_scale=0.1,
         channel_base=8192,          # "stylegan2" only
         channel_max=512,
+        remat="none",               # what the backward pass computes again: headjax/nets/remat.py
+        dtype="float32",            # of the computation; parameters are float32
     ))  # fmt: skip
     config.autodecoder = ConfigDict(dict(
         steps=1500,                 # paper: 250,000
         batch_identities=8,         # paper: 30
+        accumulate=1,               # parts in which a batch is taken, to save memory
         patches=256,                # pixel patches of a view and step (paper: 1)
         patch_side=2,               # paper: 36
         code_init="identity",       # paper: "random"
@@ -98,6 +101,7 @@ def demo() -> ml_collections.ConfigDict:
         radii_per_spacing=0.7,      # initial radii over the distance to the UV neighbours
         radii_range=(0.008, 0.06),
         perceptual="multiscale_l1",  # stand-in: LPIPS needs weights that are not there
+        tv_smooth=0.0,              # differences below it are squared rather than absolute
         b1=0.9,
         b2=0.99,                    # paper: 0.999
         clip_norm=1.0,              # 0 for none, as the paper
@@ -143,6 +147,7 @@ def demo() -> ml_collections.ConfigDict:
     config.diffusion = ConfigDict(dict(
         steps=1200,                 # paper: 500,000
         batch_size=16,              # paper: 96
+        accumulate=1,
         timesteps=1000,
         schedule="cosine",
         zero_terminal_snr=True,     # paper: False
@@ -176,7 +181,7 @@ def demo() -> ml_collections.ConfigDict:
         head_channels=32,           # paper: 64
         dropout=0.0,
         patch=4,                    # patchifying stem (paper: 1, none)
-        remat=False,
+        remat="none",
         dtype="float32",
     ))  # fmt: skip
     config.samples = ConfigDict(dict(
@@ -200,7 +205,9 @@ def smoke() -> ml_collections.ConfigDict:
     config.field.update(grid=8, patch=2, tile=1024)
     config.render.evaluation.update(samples=12, importance=4)
     config.decoder.update(code_dim=32, width=16, blocks=2)
-    config.autodecoder.update(steps=30, batch_identities=4, patches=32, checkpoint_every=10)
+    # Smooth, so that its results can be compared between machines: rounding decides at the kink.
+    config.autodecoder.update(steps=30, batch_identities=4, patches=32, checkpoint_every=10,
+                              tv_smooth=0.01)  # fmt: skip
     config.autodecoder.warmup.steps = 30
     config.diffusion.update(steps=30, batch_size=4, checkpoint_every=10, sample_steps=8)
     config.diffusion.unet.update(base=16, multipliers=(1, 2), blocks=1, attention=(2,), heads=2,
@@ -229,7 +236,7 @@ def paper() -> ml_collections.ConfigDict:
     config.data.update(train_identities=10_000, val_identities=256, train_views=48, uv_size=32)
     config.field.update(grid=32, patch=8, density_scale=1.0)
     config.render.evaluation.update(samples=48, importance=48)
-    config.decoder.kind = "stylegan2"
+    config.decoder.update(kind="stylegan2", dtype="bfloat16")
     config.autodecoder.update(
         steps=250_000, batch_identities=30, patches=1, patch_side=36, code_init="random",
         z_std=0.01, b2=0.999, clip_norm=0.0, checkpoint_every=5000,
@@ -250,6 +257,6 @@ def paper() -> ml_collections.ConfigDict:
     )  # fmt: skip
     config.diffusion.unet.update(
         base=256, multipliers=(1, 1, 2, 2, 4, 4), attention=(32, 16, 8), head_channels=64,
-        patch=1, remat=True, dtype="bfloat16",
+        patch=1, remat="block", dtype="bfloat16",
     )  # fmt: skip
     return config

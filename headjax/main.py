@@ -24,7 +24,7 @@ from absl import flags
 import headjax
 from headjax.errors import UserError
 from headjax.train import config as configs
-from headjax.train import distributed, stages
+from headjax.train import compilation, distributed, stages
 from headjax.train.distributed import Group
 from headjax.train.logging import Logger, duration
 from headjax.train.signals import Interrupted, stopping_at_once
@@ -155,8 +155,6 @@ def _main(parsed: _Arguments, group: Group) -> None:
             "--config is missing; for example --config=g3diff:smoke (--help lists all flags)"
         )
     if parsed.compilation_cache:
-        from headjax.train import compilation
-
         compilation.use_cache(Path(parsed.compilation_cache))
     config = configs.load(parsed.config, overrides=parsed.overrides)
     system = _system(config.values.system)

@@ -67,6 +67,15 @@ def draw_steps(key: Key, *, batch: int, steps: int, stratified: bool = True) -> 
     return jnp.minimum(jnp.floor(places * steps).astype(jnp.int32), steps - 1)
 
 
+def draw(
+    key: Key, x0: Float[Array, "b *d"], *, steps: int
+) -> tuple[Int[Array, "b"], Float[Array, "b *d"]]:
+    """The steps and the noise that `diffusion_loss` draws for a batch from this key."""
+    step_key, noise_key = jax.random.split(key)
+    t = draw_steps(step_key, batch=x0.shape[0], steps=steps)
+    return t, jax.random.normal(noise_key, x0.shape, x0.dtype)
+
+
 def diffusion_loss(
     denoise: Denoiser,
     x0: Float[Array, "b *d"],
@@ -93,11 +102,9 @@ def diffusion_loss(
         applied; "mse": the same without any weight but the mask; one entry for each group:
         its mean of w(t) times the squared error, its own weight not applied.
     """
-    step_key, noise_key = jax.random.split(key)
-    if t is None:
-        t = draw_steps(step_key, batch=x0.shape[0], steps=schedule.steps)
-    if noise is None:
-        noise = jax.random.normal(noise_key, x0.shape, x0.dtype)
+    if t is None or noise is None:
+        drawn = draw(key, x0, steps=schedule.steps)
+        t, noise = drawn[0] if t is None else t, drawn[1] if noise is None else noise
     x = q_sample(schedule, x0, t=t, noise=noise)
     target = prediction_target(prediction, schedule, x0=x0, noise=noise, t=t)
     error = jnp.square(denoise(x, t).astype(jnp.float32) - target)

@@ -17,6 +17,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from headjax.nets.activations import constrain
+from headjax.nets.remat import Remat, rematerialised
 from headjax.nets.stylegan2 import FullyConnected, SynthesisLayer, SynthesisNetwork, modulated_conv
 
 PAYLOAD_CHANNELS = 24
@@ -37,6 +39,8 @@ class PayloadDecoderConfig:
             0 starts from the learned bias alone.
         channel_base, channel_max: "stylegan2" only: as in `SynthesisNetwork`.
         dtype: compute dtype; parameters and the atlas are float32.
+        remat: what each layer's or resolution's backward pass computes again: "none", "dots" or
+            "block" (`headjax.nets.remat`).
     """
 
     kind: Literal["grid", "stylegan2"] = "grid"
@@ -50,6 +54,7 @@ class PayloadDecoderConfig:
     channel_base: int = 8192
     channel_max: int = 512
     dtype: Any = jnp.float32
+    remat: Remat = "none"
 
 
 def patches_to_atlas(patches: Float[Array, "*b g g k"], *, patch: int) -> Float[Array, "*b h w c"]:
@@ -81,8 +86,9 @@ class GridPayloadDecoder(nn.Module):
         const_shape = (cfg.grid, cfg.grid, cfg.width)
         const = self.param("const", nn.initializers.normal(1.0), const_shape)
         x = jnp.broadcast_to(const.astype(cfg.dtype), (z.shape[0], *const_shape))
+        layer = rematerialised(SynthesisLayer, cfg.remat)
         for i in range(cfg.blocks):
-            x = SynthesisLayer(cfg.width, use_noise=False, name=f"conv{i}")(x, z)
+            x = constrain(layer(cfg.width, use_noise=False, name=f"conv{i}")(x, z), "heads")
         patches = self._head(x, z).astype(jnp.float32)
         bias_shape = (cfg.grid, cfg.grid, patches.shape[-1])
         patches = patches + self.param("position_bias", nn.initializers.zeros, bias_shape)
@@ -116,6 +122,7 @@ class StyleGAN2PayloadDecoder(nn.Module):
             channel_base=cfg.channel_base,
             channel_max=cfg.channel_max,
             dtype=cfg.dtype,
+            remat=cfg.remat,
             name="synthesis",
         )
         ws = jnp.broadcast_to(z[:, None], (z.shape[0], network.num_ws, z.shape[-1]))

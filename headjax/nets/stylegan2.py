@@ -26,6 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from headjax.nets.activations import constrain
+from headjax.nets.remat import Remat, rematerialised
+
 NoiseMode = Literal["none", "const", "random"]
 
 LRELU_SLOPE = 0.2
@@ -238,10 +241,13 @@ class SynthesisBlock(nn.Module):
             const = self.param("const", nn.initializers.normal(1.0), (4, 4, self.features))
             x = jnp.broadcast_to(const.astype(ws.dtype), (ws.shape[0], *const.shape))
         else:
+            x = constrain(x, "heads")
             x = SynthesisLayer(self.features, up=True, name="conv0", **layer)(x, ws[:, 0], noise)
+        x = constrain(x, "heads")
         x = SynthesisLayer(self.features, name="conv1", **layer)(x, ws[:, -2], noise)
+        x = constrain(x, "heads")
         rgb = ToRGB(self.channels_out, clamp=self.clamp, name="torgb")(x, ws[:, -1])
-        rgb = rgb.astype(jnp.float32)
+        rgb = constrain(rgb.astype(jnp.float32), "heads")
         return x, rgb if image is None else upsample(image) + rgb
 
 
@@ -255,6 +261,7 @@ class SynthesisNetwork(nn.Module):
         use_noise: holds the noise parameters and buffers.
         clamp: the public `conv_clamp`; None (float32) or 256 (half precision).
         dtype: compute dtype of the layers; parameters and the image stay float32.
+        remat: what each resolution's backward pass computes again (`headjax.nets.remat`).
     """
 
     resolution: int
@@ -265,6 +272,7 @@ class SynthesisNetwork(nn.Module):
     use_noise: bool = True
     clamp: float | None = None
     dtype: Any = jnp.float32
+    remat: Remat = "none"
 
     def __post_init__(self) -> None:
         """Checks the resolution at construction."""
@@ -295,12 +303,13 @@ class SynthesisNetwork(nn.Module):
         if ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"ws is {ws.shape}; [batch, {self.num_ws}, {self.w_dim}] was expected")
         ws = ws.astype(self.dtype)
+        synthesis = rematerialised(SynthesisBlock, self.remat, static_argnums=(4,))
         x = image = None
         start = 0
         for resolution in self.resolutions:
             first = resolution == 4
             count = 2 if first else 3
-            block = SynthesisBlock(
+            block = synthesis(
                 self.features(resolution),
                 self.channels_out,
                 first=first,

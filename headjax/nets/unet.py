@@ -21,6 +21,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from headjax.nets.activations import constrain
+from headjax.nets.remat import Remat, rematerialised
+
 SKIP_SCALE = 2.0**-0.5
 
 
@@ -38,7 +41,8 @@ class UNetConfig:
         groups: groups of the group norms (the greatest common divisor with the channels).
         dropout: rate inside residual blocks.
         patch: edge of the patches folded into channels by the stem; 1 for convolutions instead.
-        remat: recompute each block in the backward pass instead of storing its activations.
+        remat: what each block's backward pass computes again: "none", "dots" or "block"
+            (`headjax.nets.remat`).
         dtype: compute dtype; parameters, norms' statistics and the output are float32.
     """
 
@@ -52,7 +56,7 @@ class UNetConfig:
     groups: int = 32
     dropout: float = 0.0
     patch: int = 1
-    remat: bool = False
+    remat: Remat = "none"
     dtype: Any = jnp.float32
 
     @property
@@ -104,16 +108,17 @@ class ResBlock(nn.Module):
     ) -> Float[Array, "b h w o"]:
         """Applies the block; `time` is the activated embedding."""
         cfg, features = self.config, self.features
+        x = constrain(x, "batch")
         film = nn.Dense(2 * features, dtype=cfg.dtype, name="film")(time)[:, None, None]
         scale, shift = jnp.split(film, 2, axis=-1)
         h = nn.silu(_norm(x.shape[-1], cfg, "norm1")(x))
-        h = _conv(features, cfg, name="conv1")(h)
+        h = constrain(_conv(features, cfg, name="conv1")(h), "batch")
         h = nn.silu(_norm(features, cfg, "norm2")(h) * (1 + scale) + shift)
         h = nn.Dropout(cfg.dropout, deterministic=not train)(h)
         h = _conv(features, cfg, name="conv2", kernel_init=nn.initializers.zeros)(h)
         if x.shape[-1] != features:
             x = nn.Dense(features, dtype=cfg.dtype, name="skip")(x)
-        return x + h
+        return constrain(x + h, "batch")
 
 
 class AttentionBlock(nn.Module):
@@ -124,7 +129,7 @@ class AttentionBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Applies the block."""
-        cfg = self.config
+        cfg, x = self.config, constrain(x, "batch")
         b, h, w, c = x.shape
         inner = cfg.heads * cfg.head_channels
         normed = _norm(c, cfg, "norm")(x).reshape(b, h * w, c)
@@ -133,7 +138,7 @@ class AttentionBlock(nn.Module):
         y = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         y = y.reshape(b, h * w, inner)
         y = nn.Dense(c, dtype=cfg.dtype, name="out", kernel_init=nn.initializers.zeros)(y)
-        return x + y.reshape(b, h, w, c)
+        return constrain(x + y.reshape(b, h, w, c), "batch")
 
 
 class UNet(nn.Module):
@@ -187,9 +192,8 @@ class UNet(nn.Module):
 
     def _blocks(self, train: bool) -> tuple:
         cfg = self.config
-        res, attention = ResBlock, AttentionBlock
-        if cfg.remat:
-            res, attention = nn.remat(ResBlock, static_argnums=(3,)), nn.remat(AttentionBlock)
+        res = rematerialised(ResBlock, cfg.remat, static_argnums=(3,))
+        attention = rematerialised(AttentionBlock, cfg.remat)
 
         def block(features, name, x, time):
             return res(features, cfg, name=name)(x, time, train)

@@ -24,7 +24,7 @@ from headjax.geometry.rays import box_range
 from headjax.nets.payload_decoder import payload_decoder
 from headjax.render import gaussian_field as field
 from headjax.systems.g3diff import losses, rays, settings
-from headjax.train import rows
+from headjax.train import accumulation, rows
 from headjax.train.state import TrainState, new_state
 
 # Rows of the tables belong to identities: each device keeps those of some.
@@ -163,25 +163,24 @@ def init_state(key: Array, registration: Registration, *, config, steps: int) ->
 
 
 def regularisers(
-    heads: field.GaussianHeads, table, *, surface, rbf, config
+    heads: field.GaussianHeads, table, *, surface, rbf, cells, config
 ) -> dict[str, Float[Array, ""]]:
     """The terms of equation 10 that need no picture, and the priors."""
     return {
         "coverage": losses.coverage(rbf, neighbors=config.field.neighbors),
-        "volume": losses.volume(heads),
-        "tv": losses.total_variation(heads),
-        "mesh": losses.mesh(heads, surface),
+        "volume": losses.volume(heads, count=cells),
+        "tv": losses.total_variation(
+            heads, smooth=config.autodecoder.tv_smooth, count=cells
+        ),
+        "mesh": losses.mesh(heads, surface, count=cells),
         "code": losses.code(table["z"], sigma=config.autodecoder.code_sigma),
         "tanh": losses.tanh_range(heads.payload),
     }
 
 
-def ray_terms(key: Array, mlp, heads, batch: rays.RayBatch, *, config):
+def ray_terms(mlp, heads, batch: rays.RayBatch, *, depths, pixels, config):
     """Renders the rays and compares: equations 1–3 and 8. Returns terms and mean Σ of RBFs."""
     train = config.autodecoder
-    depths = rays.draw_depths(
-        key, batch, sampling=train.sampling, box=config.render.evaluation.box
-    )
     composite, rbf = field.march_rays(
         mlp,
         heads,
@@ -194,7 +193,7 @@ def ray_terms(key: Array, mlp, heads, batch: rays.RayBatch, *, config):
     color, target = composite.features * 2.0 - 1.0, batch.color * 2.0 - 1.0
     terms = {
         "l1": losses.l1(color, target),
-        "depth": losses.depth(composite.depth, batch.depth, batch.mask),
+        "depth": losses.depth(composite.depth, batch.depth, batch.mask, count=pixels),
         "silhouette": losses.silhouette(composite.alpha, batch.mask),
     }
     if train.perceptual == "multiscale_l1":
@@ -202,11 +201,11 @@ def ray_terms(key: Array, mlp, heads, batch: rays.RayBatch, *, config):
     return terms, rbf
 
 
-def surface_terms(key: Array, mlp, heads, batch: rays.RayBatch, *, config):
-    """Warm-up without ray marching: colour at the known surface, inside and outside of it.
+def surface_depths(key: Array, batch: rays.RayBatch, *, config) -> Float[Array, "b r 3"]:
+    """Where the warm-up looks along each ray.
 
-    Three points a ray: at the surface or just behind it (colour and opaque), and two before it
-    (empty); rays of the background have all three anywhere in the box (empty).
+    Three points: at the surface or just behind it (colour and opaque), and two before it (empty);
+    rays of the background have all three anywhere in the box (empty).
     """
     warm = config.autodecoder.warmup
     near, far, _ = box_range(
@@ -218,17 +217,39 @@ def surface_terms(key: Array, mlp, heads, batch: rays.RayBatch, *, config):
     close = batch.depth - warm.gap - u[..., 1] * warm.reach
     free = near + u[..., 2] * (batch.depth - warm.gap - near)
     known = jnp.stack([surface, close, free], axis=-1)
-    depths = jnp.where(hit, known, near[..., None] + u * (far - near)[..., None])
+    return jnp.where(hit, known, near[..., None] + u * (far - near)[..., None])
+
+
+def surface_terms(mlp, heads, batch: rays.RayBatch, *, depths, pixels, config):
+    """Warm-up without ray marching: colour at the known surface, inside and outside of it."""
+    warm = config.autodecoder.warmup
     points = batch.origins[..., None, :] + depths[..., None] * batch.directions[..., None, :]
     samples = field.query(mlp, heads, points=points, options=settings.field_options(config))
     inside = jnp.stack([batch.mask, 0 * batch.mask, 0 * batch.mask], axis=-1)
     terms = {
         "surface_color": losses.surface_color(
-            samples.color[:, :, :1] * 2 - 1, batch.color * 2 - 1, batch.mask
+            samples.color[:, :, :1] * 2 - 1, batch.color * 2 - 1, batch.mask, count=pixels
         ),
         "surface_occupancy": losses.occupancy(samples.sigma, inside, length=warm.length),
     }
     return terms, samples.rbf
+
+
+@flax.struct.dataclass
+class StepBatch:
+    """What a step looks at, all that is random in it drawn; leaves lead with the examples' axis.
+
+    Attributes:
+      rays: some pixels' rays of each view.
+      depths: where along them the field is asked.
+      surface: registered surfaces.
+      valid: UV cells that hold a Gaussian.
+    """
+
+    rays: rays.RayBatch
+    depths: Float[Array, "b r s"]
+    surface: Float[Array, "b g g 3"]
+    valid: Bool[Array, "b g g"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -249,31 +270,56 @@ class AutoDecoderStep:
         train = self.config.autodecoder
         return train.warmup.steps if self.warm else train.steps
 
-    def loss(self, params, *, views, key):
-        """Total loss of one batch and its terms."""
+    def draw(self, views: dict[str, Array], *, key: Array) -> StepBatch:
+        """Draws pixels of the views and places along their rays."""
         config, train = self.config, self.config.autodecoder
-        shared, table = params
         pixels_key, render_key = jax.random.split(key)
         weights = rays.part_weights(**train.part_weights)[views["parts"][..., 0]]
         pixels = rays.draw_pixels(
             pixels_key, weights, patches=train.patches, side=train.patch_side
         )
         batch = rays.ray_batch(views, pixels)
-        heads = build_heads(shared, table, valid=views["uv_valid"], config=config)
+        if self.warm:
+            depths = surface_depths(render_key, batch, config=config)
+        else:
+            depths = rays.draw_depths(
+                render_key, batch, sampling=train.sampling, box=config.render.evaluation.box
+            )
+        return StepBatch(
+            rays=batch, depths=depths, surface=views["uv_positions"], valid=views["uv_valid"]
+        )
+
+    def loss(self, params, batch: StepBatch, *, counts: losses.Counts):
+        """Total loss of one batch, or of a part of it, and its terms."""
+        config = self.config
+        shared, table = params
+        heads = build_heads(shared, table, valid=batch.valid, config=config)
         terms_of = surface_terms if self.warm else ray_terms
-        terms, rbf = terms_of(render_key, shared["mlp"], heads, batch, config=config)
-        surface = views["uv_positions"]
-        terms |= regularisers(heads, table, surface=surface, rbf=rbf, config=config)
-        return losses.weighted(terms, train.loss.to_dict()), terms
+        terms, rbf = terms_of(
+            shared["mlp"], heads, batch.rays,
+            depths=batch.depths, pixels=counts.pixels, config=config,
+        )  # fmt: skip
+        terms |= regularisers(
+            heads, table, surface=batch.surface, rbf=rbf, cells=counts.cells, config=config
+        )
+        return losses.weighted(terms, config.autodecoder.loss.to_dict()), terms
+
+    def value_and_grad(self, shared, table, views: dict[str, Array], *, key: Array):
+        """((loss, terms), (gradients of `shared`, of the rows of `table`)) of a batch of views."""
+        parts = self.config.autodecoder.accumulate
+        batch, counts = self.draw(views, key=key), losses.Counts()
+        if parts > 1:
+            counts = losses.share_of_counts(batch.rays.mask, batch.valid, parts=parts)
+        loss = functools.partial(self.loss, counts=counts)
+        return accumulation.value_and_grad(loss, shared, batch, parts=parts, rows=table)
 
     def __call__(self, state: TrainState, views: dict[str, Array], key: Array):
         """One step on a batch of views of distinct identities, with their registered surfaces."""
         train = self.config.autodecoder
         ids = views["identity"]
         table = rows.take_rows(state.params["tables"], ids)
-        loss = functools.partial(self.loss, views=views, key=key)
-        (total, terms), (shared_grads, row_grads) = jax.value_and_grad(loss, has_aux=True)(
-            (state.params["shared"], table)
+        (total, terms), (shared_grads, row_grads) = self.value_and_grad(
+            state.params["shared"], table, views, key=key
         )
         optimizer = shared_optimizer(self.config, steps=self.steps)
         updates, shared_state = optimizer.update(

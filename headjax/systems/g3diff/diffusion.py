@@ -18,13 +18,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from headjax.diffusion.losses import ChannelGroup, diffusion_loss
+from headjax.diffusion.losses import ChannelGroup, diffusion_loss, draw
 from headjax.diffusion.sampler import sample
 from headjax.diffusion.schedule import Schedule, make_schedule
 from headjax.nets.unet import UNet, UNetConfig
 from headjax.render.gaussian_field import GaussianHeads
 from headjax.systems.g3diff import autodecoder, uv_state
-from headjax.train import rows
+from headjax.train import accumulation, rows
 from headjax.train.state import TrainState, ema_update, new_state
 
 GEOMETRY = uv_state.GEOMETRY_CHANNELS
@@ -164,25 +164,7 @@ class DiffusionStep:
     def __call__(self, state: TrainState, batch: dict[str, Array], key: Array):
         """One step on a batch of states."""
         section = self.config.diffusion
-        network = UNet(unet_config(self.config))
-        x0 = self.standard.apply(batch["state"])
-        dropout_key = jax.random.fold_in(key, 1)
-
-        def loss(params):
-            terms = diffusion_loss(
-                lambda x, t: network.apply(
-                    {"params": params}, x, t, train=True, rngs={"dropout": dropout_key}
-                ),
-                x0,
-                key=key,
-                schedule=schedule_of(self.config),
-                prediction=section.prediction,
-                weighting=section.weighting,
-                groups=self.groups(),
-            )
-            return terms["loss"], terms
-
-        (_, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        (_, terms), grads = self.value_and_grad(state.params, batch["state"], key=key)
         updates, opt_state = self.optimizer().update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = ema_update(state.ema, params, step=state.step, decay=section.ema)
@@ -190,6 +172,44 @@ class DiffusionStep:
         metrics["grad_norm"] = optax.tree.norm(grads)
         metrics["update_norm"] = optax.tree.norm(updates)
         return state.replace(params=params, opt_state=opt_state, ema=ema), metrics
+
+    def value_and_grad(self, params: Any, states: Float[Array, "b h w d"], *, key: Array):
+        """((loss, terms), gradients) of a batch of states, its noise drawn from `key`.
+
+        With `accumulate`, dropout alone (0 in every preset) draws otherwise than without.
+        """
+        section, schedule = self.config.diffusion, schedule_of(self.config)
+        x0, dropout_key = self.standard.apply(states), jax.random.fold_in(key, 1)
+        batch = {"x0": x0}
+        if section.accumulate > 1:
+            t, noise = draw(key, x0, steps=schedule.steps)
+            batch |= {"t": t, "noise": noise, "dropout": jax.random.split(dropout_key, len(x0))}
+
+        def loss(params, batch):
+            terms = self.loss_terms(
+                params, batch["x0"], key=key, t=batch.get("t"), noise=batch.get("noise"),
+                dropout_key=batch["dropout"][0] if "dropout" in batch else dropout_key,
+            )  # fmt: skip
+            return terms["loss"], terms
+
+        return accumulation.value_and_grad(loss, params, batch, parts=section.accumulate)
+
+    def loss_terms(self, params: Any, x0: Float[Array, "b h w d"], *, key, t, noise, dropout_key):
+        """`diffusion_loss` of the network in training."""
+        section, network = self.config.diffusion, UNet(unet_config(self.config))
+        return diffusion_loss(
+            lambda x, t: network.apply(
+                {"params": params}, x, t, train=True, rngs={"dropout": dropout_key}
+            ),
+            x0,
+            key=key,
+            schedule=schedule_of(self.config),
+            prediction=section.prediction,
+            weighting=section.weighting,
+            groups=self.groups(),
+            t=t,
+            noise=noise,
+        )
 
     def groups(self) -> tuple[ChannelGroup, ...]:
         """Geometry and payload, each with its weight."""

@@ -6,16 +6,19 @@ import math
 from typing import get_args
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from headjax.data.config import HeadViewsConfig
 from headjax.errors import UserError
 from headjax.metrics.sets import FEATURE_SIZE
 from headjax.nets.payload_decoder import PayloadDecoderConfig
+from headjax.nets.remat import REMAT
 from headjax.render.gaussian_field import FieldOptions, RayOptions
 from pallas_kernels.dispatch import Implementation
 from pallas_kernels.knn_blend.types import MOST_NEIGHBORS
 
+DTYPES = ("float32", "bfloat16")
 PERCEPTUAL = ("multiscale_l1", "none")
 # The fields that name one of several ways; anything else would be a slip of the pen.
 _CHOICES = {
@@ -26,6 +29,8 @@ _CHOICES = {
     "field.implementation": get_args(Implementation),
     "render.evaluation.rule": ("midpoint", "left"),
     "decoder.kind": ("grid", "stylegan2"),
+    "decoder.remat": REMAT,
+    "decoder.dtype": DTYPES,
     "autodecoder.code_init": ("identity", "random"),
     "autodecoder.sampling.kind": ("surface", "stratified"),
     "autodecoder.schedule.decay": ("cosine", "halve"),
@@ -35,7 +40,8 @@ _CHOICES = {
     "diffusion.standardise": ("none", "mean_std"),
     "diffusion.decay": ("cosine", "constant"),
     "diffusion.sampler": ("ddim", "ddpm"),
-    "diffusion.unet.dtype": ("float32", "bfloat16"),
+    "diffusion.unet.remat": REMAT,
+    "diffusion.unet.dtype": DTYPES,
 }
 
 _COUNT = (1, math.inf)
@@ -53,6 +59,7 @@ _RANGES = {
     "decoder.blocks": _COUNT, "decoder.channel_base": _COUNT, "decoder.channel_max": _COUNT,
     "decoder.head_scale": _OR_NONE,
     "autodecoder.steps": _COUNT, "autodecoder.batch_identities": _COUNT,
+    "autodecoder.accumulate": _COUNT, "diffusion.accumulate": _COUNT,
     "autodecoder.patches": _COUNT, "autodecoder.patch_side": _COUNT,
     "autodecoder.checkpoint_every": _COUNT, "autodecoder.z_std": _OR_NONE,
     "autodecoder.code_sigma": _POSITIVE, "autodecoder.radii_per_spacing": _POSITIVE,
@@ -91,9 +98,9 @@ def ray_options(section: ml_collections.ConfigDict) -> RayOptions:
 
 def decoder_config(config: ml_collections.ConfigDict) -> PayloadDecoderConfig:
     """Size and kind of the payload decoder."""
-    return PayloadDecoderConfig(
-        grid=config.field.grid, patch=config.field.patch, **config.decoder.to_dict()
-    )
+    fields = config.decoder.to_dict()
+    fields["dtype"] = jnp.dtype(fields["dtype"])
+    return PayloadDecoderConfig(grid=config.field.grid, patch=config.field.patch, **fields)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -158,6 +165,7 @@ def _check_autodecoder(config: ml_collections.ConfigDict) -> None:
             f"autodecoder.batch_identities={train.batch_identities} is more than "
             f"data.train_identities={config.data.train_identities}; lower it"
         )
+    _check_accumulation("autodecoder", train.accumulate, of=("batch_identities", train))
     low, high = (*train.radii_range, -1.0, -1.0)[:2]
     if len(train.radii_range) != 2 or not 0 < low <= high:
         raise UserError(
@@ -168,6 +176,15 @@ def _check_autodecoder(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"autodecoder.patch_side={train.patch_side} is larger than the "
             f"{config.data.resolution}-pixel views; lower it"
+        )
+
+
+def _check_accumulation(stage: str, parts: int, *, of: tuple[str, ml_collections.ConfigDict]):
+    name, section = of
+    if section[name] % parts:
+        raise UserError(
+            f"{stage}.accumulate={parts} must divide {stage}.{name}={section[name]}: a batch is "
+            "taken in parts of equal size"
         )
 
 
@@ -226,6 +243,7 @@ def _check_diffusion(section, *, config: ml_collections.ConfigDict) -> None:
             f"diffusion.batch_size={section.batch_size} is more than "
             f"data.train_identities={config.data.train_identities}; lower it"
         )
+    _check_accumulation("diffusion", section.accumulate, of=("batch_size", section))
     if not 1 <= section.sample_steps <= section.timesteps:
         raise UserError(
             f"diffusion.sample_steps={section.sample_steps} must lie between 1 and "

@@ -19,7 +19,7 @@ from headjax.train import loop
 from headjax.train.logging import Logger
 from headjax.train.stages import Context
 
-STAGES = {"surface": pipeline.train_surface, "autodecoder": pipeline.train_autodecoder,
+STAGES = {"data": pipeline.prepare_data, "surface": pipeline.train_surface, "autodecoder": pipeline.train_autodecoder,
           "diffusion": pipeline.train_diffusion}  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def train(mesh, *, data_dir, steps, workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = {
         name: [line["loss"] for line in lines if line["stage"] == name and "loss" in line]
-        for name in STAGES
+        for name in sizes
     }
     return {"losses": losses, "bytes": sizes}
 

@@ -40,6 +40,9 @@ def test_shipped_presets_are_accepted(preset):
         (["diffusion.standardise=std"], "standardise='std' is unknown; choose one of none"),
         (["autodecoder.schedule.decay=step"], "schedule.decay='step' is unknown"),
         (["autodecoder.code_init=zero"], "code_init='zero' is unknown"),
+        (["decoder.remat=some"], "decoder.remat='some' is unknown; choose one of none, dots"),
+        (["decoder.dtype=float16"], "decoder.dtype='float16' is unknown; .* bfloat16"),
+        (["diffusion.unet.remat=all"], "unet.remat='all' is unknown; .* block"),
         (["decoder.kind=conv"], "decoder.kind='conv' is unknown; .* grid, stylegan2"),
         (["autodecoder.steps=0"], "autodecoder.steps=0 must be at least 1"),
         (["autodecoder.warmup.steps=-3"], "warmup.steps=-3 must be at least 0"),
@@ -75,7 +78,7 @@ def test_typed_settings_carry_the_configs_values():
     assert (rays.samples, rays.importance, rays.rule) == (48, 48, "midpoint")
     decoder = settings.decoder_config(config)
     assert (decoder.kind, decoder.grid, decoder.patch) == ("stylegan2", 32, 8)
-    assert (decoder.code_dim, decoder.channels, decoder.dtype) == (512, 24, jnp.float32)
+    assert (decoder.code_dim, decoder.channels, decoder.dtype) == (512, 24, jnp.bfloat16)
 
 
 def test_the_warm_up_is_a_stage_only_where_it_has_steps():
