@@ -15,6 +15,7 @@ from headjax.metrics.sets import FEATURE_SIZE
 from headjax.nets.payload_decoder import PayloadDecoderConfig
 from headjax.nets.remat import REMAT
 from headjax.render.gaussian_field import FieldOptions, RayOptions
+from headjax.train.mesh import MeshOptions
 from pallas_kernels.dispatch import Implementation
 from pallas_kernels.knn_blend.types import MOST_NEIGHBORS
 
@@ -60,6 +61,8 @@ _RANGES = {
     "decoder.head_scale": _OR_NONE,
     "autodecoder.steps": _COUNT, "autodecoder.batch_identities": _COUNT,
     "autodecoder.accumulate": _COUNT, "diffusion.accumulate": _COUNT,
+    "autodecoder.keep_every": _OR_NONE, "diffusion.keep_every": _OR_NONE,
+    "autodecoder.tv_smooth": _OR_NONE, "input.threads": _COUNT, "input.prefetch": _COUNT,
     "autodecoder.patches": _COUNT, "autodecoder.patch_side": _COUNT,
     "autodecoder.checkpoint_every": _COUNT, "autodecoder.z_std": _OR_NONE,
     "autodecoder.code_sigma": _POSITIVE, "autodecoder.radii_per_spacing": _POSITIVE,
@@ -118,6 +121,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         for name, value in _field(config, group).items():
             _check_range(f"{group}.{name}", value, bounds=_OR_NONE)
     HeadViewsConfig(**config.data.to_dict())
+    MeshOptions(**config.mesh.to_dict())
     _check_implementation(config)
     _check_autodecoder(config)
     _check_sizes(config)
