@@ -23,8 +23,8 @@ from absl import flags
 
 import headjax
 from headjax.errors import UserError
-from headjax.train import config as configs
 from headjax.train import compilation, distributed, stages
+from headjax.train import config as configs
 from headjax.train.distributed import Group
 from headjax.train.logging import Logger, duration
 from headjax.train.signals import Interrupted, stopping_at_once

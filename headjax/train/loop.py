@@ -21,6 +21,7 @@ from headjax.errors import UserError
 from headjax.train import feed, flops, sharding, throughput
 from headjax.train.agreement import Agreement
 from headjax.train.checkpoint import Checkpoints
+from headjax.train.chips import peak_flops
 from headjax.train.logging import Logger, Progress
 from headjax.train.mesh import make_mesh
 from headjax.train.signals import Interrupted, stopping_between_steps
@@ -45,6 +46,8 @@ class Task:
             process loads; the position is the same number on every process.
         batch_size: of the whole batch, over all processes.
         rules: sharding rules for the state, before those that hold for every task.
+        counted: `step` without rematerialisation, whose operations are those of the model; traced
+            only, where the devices' peak is known. None where `step` has none.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Task:
     batches: Callable[[Rows], Iterator]
     batch_size: int
     rules: sharding.Rules = ()
+    counted: Callable | None = None
 
 
 def fit(
@@ -114,7 +118,7 @@ def fit(
                     rows = next(iterator)
                 batch = feed.put_batch(rows, mesh, size=task.batch_size)
                 if step == first:
-                    run.speed.flops_per_step = _flops(update, state, batch, key)
+                    run.speed.flops_per_step = _flops(task, mesh, state, batch, key)
                 with jax.transfer_guard("disallow"):
                     state, metrics = update(state, batch, key)
                 step += 1
@@ -168,12 +172,10 @@ def jit_update(task: Task, *, mesh: Mesh | AbstractMesh) -> Callable:
     return jax.jit(update, donate_argnums=0, out_shardings=(places, sharding.replicated(mesh)))
 
 
-def _flops(update: Callable, *arguments: Any) -> float | None:
-    """Operations of one update; traced here, it is not traced again when it runs."""
-    try:
-        return flops.of_jaxpr(update.trace(*arguments).jaxpr.jaxpr)
-    except Exception:
-        return None  # a figure for the log is not worth a run
+def _flops(task: Task, mesh: Mesh, *arguments: Any) -> float | None:
+    """The model's operations in one step, where a share of the devices' peak can be told."""
+    known = peak_flops(list(mesh.devices.flat)) is not None
+    return flops.count(task.counted or task.step, *arguments) if known else None
 
 
 @dataclasses.dataclass

@@ -4,6 +4,7 @@ import functools
 import os
 from dataclasses import replace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,8 +114,30 @@ def test_an_unknown_policy_is_named():
         rematerialised(ResBlock, "blocks")
 
 
+class Block(nn.Module):
+    """What the networks' blocks are made of, in little: the TPU compiler takes long for more."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Dense(256, dtype=x.dtype)(jax.nn.silu(x))
+        return x + nn.Dense(256, dtype=x.dtype)(jax.nn.silu(h))
+
+
+class Chain(nn.Module):
+    """Four blocks under a policy."""
+
+    policy: str
+
+    @nn.compact
+    def __call__(self, x):
+        block = rematerialised(Block, self.policy)
+        for i in range(4):
+            x = block(name=f"block{i}")(x)
+        return x
+
+
 @pytest.mark.tpu_backend
-def test_the_tpu_compiler_keeps_what_is_to_be_computed_again():
+def test_on_a_tpu_what_is_computed_again_takes_no_memory():
     pytest.importorskip("libtpu", reason="libtpu, the TPU compiler, comes with the extra 'tpu'")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     from jax.experimental import topologies
@@ -122,19 +145,24 @@ def test_the_tpu_compiler_keeps_what_is_to_be_computed_again():
     chip = topologies.get_topology_desc("v5e:2x2", platform="tpu").devices[0]
     mesh = jax.sharding.Mesh(np.array([chip]), ("chip",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    config = replace(UNET, base=128, blocks=2, attention=(), dtype=jnp.bfloat16, dropout=0.0)
-    x = jax.ShapeDtypeStruct((16, 32, 32, 3), jnp.float32, sharding=sharding)
-    t = jax.ShapeDtypeStruct((16,), jnp.int32, sharding=sharding)
-    variables = jax.eval_shape(UNet(config).init, jax.random.key(0), x, t)
-    variables = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), variables
-    )
+    # Larger than the chip's fast memory, which the analysis leaves out.
+    x = jax.ShapeDtypeStruct((2**19, 256), jnp.bfloat16, sharding=sharding)
+    size = x.size * x.dtype.itemsize
 
     def temporaries(policy):
-        loss = functools.partial(unet_loss, replace(config, remat=policy))
-        compiled = jax.jit(jax.value_and_grad(loss)).lower(variables, x).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        chain = Chain(policy)
+        variables = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            jax.eval_shape(chain.init, jax.random.key(0), x),
+        )
 
-    sizes = {policy: temporaries(policy) for policy in ("none", "block")}
-    print(sizes)
-    assert sizes["block"] < 0.6 * sizes["none"]
+        def loss(variables, x):
+            return jnp.square(chain.apply(variables, x).astype(jnp.float32)).mean()
+
+        compiled = jax.jit(jax.grad(loss)).lower(variables, x).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / size
+
+    kept = {policy: temporaries(policy) for policy in ("none", "dots", "block")}
+    print("arrays of an activation's size:", kept)
+    assert kept["block"] < kept["dots"] <= kept["none"]
+    assert kept["block"] < 0.75 * kept["none"]

@@ -252,3 +252,24 @@ def test_the_weights_of_a_run_name_their_config(undisturbed):
     _, notes = load_weights(undisturbed / "map.safetensors")
     marker = json.loads((undisturbed / "stages" / "train.json").read_text())
     assert notes["config_hash"] == marker["config_hash"]
+
+
+def test_utilisation_counts_the_models_operations_and_only_where_the_peak_is_known(
+    task, tmp_path, monkeypatch
+):
+    fit(task, tmp_path / "a")
+    assert not any("speed/mfu" in line for line in lines(tmp_path / "a"))
+    for module in (loop, loop.throughput):
+        monkeypatch.setattr(module, "peak_flops", lambda devices: 1e9)
+
+    def twice(state, batch, key):
+        _, again = task.step(state, batch, key)
+        state, metrics = task.step(state, batch, key)
+        return state, metrics | {"loss": metrics["loss"] + 0 * again["loss"]}
+
+    for name, changes in {"b": {}, "c": {"step": twice, "counted": task.step}}.items():
+        fit(changed(task, **changes), tmp_path / name)
+        told = [line for line in lines(tmp_path / name) if "speed/mfu" in line][-1]
+        # Forward and the gradient of the weights, 2 · batch · inputs · outputs each.
+        share = told["speed/steps_per_second"] * 2 * 2 * 8 * toy.WIDTH**2 / 1e9
+        np.testing.assert_allclose(told["speed/mfu"], share, rtol=1e-6)

@@ -152,7 +152,10 @@ def _fit_autodecoder(context, registration, *, warm: bool, steps: int, start: An
             rows=rows, **config.input,
         )  # fmt: skip
 
-    task = loop.Task(name, init, step, batches, batch_size=size, rules=autodecoder.RULES)
+    task = loop.Task(
+        name, init, step, batches, batch_size=size, rules=autodecoder.RULES,
+        counted=autodecoder.AutoDecoderStep(settings.without_remat(config), warm=warm),
+    )  # fmt: skip
     state = _fit(context, task, steps=steps, section=config.autodecoder)
     return feed.to_host(state.params)
 
@@ -266,7 +269,8 @@ def train_diffusion(context: Context) -> None:
     def batches(rows):
         return data.batches(source, batch_size=size, seed=context.seed, rows=rows, **config.input)
 
-    task = loop.Task("diffusion", init, step, batches, batch_size=size)
+    counted = diffusion.DiffusionStep(settings.without_remat(config), standard)
+    task = loop.Task("diffusion", init, step, batches, batch_size=size, counted=counted)
     state = _fit(context, task, steps=config.diffusion.steps, section=config.diffusion)
     averaged = feed.to_host(state.ema)
     if context.group.leads:

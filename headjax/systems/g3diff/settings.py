@@ -128,6 +128,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     _check_diffusion(config.diffusion, config=config)
 
 
+def without_remat(config: ml_collections.FrozenConfigDict) -> ml_collections.FrozenConfigDict:
+    """The config of the same training that computes nothing twice, for counting its operations."""
+    plain = ml_collections.ConfigDict(config)
+    plain.decoder.remat = plain.diffusion.unet.remat = "none"
+    return ml_collections.FrozenConfigDict(plain)
+
+
 def _check_range(name: str, value, *, bounds: tuple[float, float]) -> None:
     low, high = bounds
     if not low <= value <= high or not math.isfinite(value):

@@ -19,8 +19,12 @@ from headjax.train import loop
 from headjax.train.logging import Logger
 from headjax.train.stages import Context
 
-STAGES = {"data": pipeline.prepare_data, "surface": pipeline.train_surface, "autodecoder": pipeline.train_autodecoder,
-          "diffusion": pipeline.train_diffusion}  # fmt: skip
+STAGES = {
+    "data": pipeline.prepare_data,
+    "surface": pipeline.train_surface,
+    "autodecoder": pipeline.train_autodecoder,
+    "diffusion": pipeline.train_diffusion,
+}
 
 
 def context(workdir, data_dir, *, steps, mesh):

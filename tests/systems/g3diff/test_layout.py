@@ -90,7 +90,7 @@ def test_moments_and_averages_lie_beside_their_parameters(states, preset):
 
 @pytest.mark.parametrize("count", DEVICES)
 def test_fsdp_shares_out_nearly_everything(states, count):
-    """At most one part in 16 and 1 % stays on a device; the least that fsdp=16 can leave is 1/16."""
+    """A device keeps the least that fsdp=16 can leave, and at most 1 % of that more."""
     mesh = abstract_mesh(MeshOptions("fsdp", 16), count)
     for state, rules in states.values():
         sizes = dict(mesh.shape)

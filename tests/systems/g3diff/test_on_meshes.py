@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
+PROGRAM = "tests.systems.g3diff.on_meshes"
 SAMPLE = ["dp:1", "fsdp:8"]
 WHOLE = ["dp:1", *(f"{preset}:{n}" for preset in ("dp", "fsdp", "fsdp_tp") for n in (2, 4, 8))]
 
@@ -22,7 +23,7 @@ def train(data_dir, *, steps, meshes):
         "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     }  # fmt: skip
     run = subprocess.run(
-        [sys.executable, "-m", "tests.systems.g3diff.on_meshes", str(data_dir), str(steps), *meshes],
+        [sys.executable, "-m", PROGRAM, str(data_dir), str(steps), *meshes],
         cwd=ROOT, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-4000:]
