@@ -228,7 +228,7 @@ def paper() -> ml_collections.ConfigDict:
     """Stage 1 of the supplement (§1.3, table 1), on heads that you bring or render."""
     config = demo()
     config.warm_start = ""
-    config.mesh.update(preset="fsdp", fsdp=16)
+    config.mesh.update(preset="fsdp", fsdp=8)
     config.input.update(threads=2, prefetch=8)
     config.minutes.update(
         data=0.0, surface=0.0, autodecoder=0.0, evaluation=0.0, diffusion=0.0, samples=0.0

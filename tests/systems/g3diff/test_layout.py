@@ -52,7 +52,7 @@ def table(state, rules, mesh):
 def tables():
     return {
         stage: {
-            f"{preset}:{count}": table(state, rules, abstract_mesh(MeshOptions(preset, 16), count))
+            f"{preset}:{count}": table(state, rules, abstract_mesh(MeshOptions(preset, 8), count))
             for preset in PRESETS
             for count in DEVICES
         }
@@ -74,7 +74,7 @@ def test_the_papers_state_lies_where_the_table_says():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_moments_and_averages_lie_beside_their_parameters(states, preset):
-    mesh = abstract_mesh(MeshOptions(preset, 16), 32)
+    mesh = abstract_mesh(MeshOptions(preset, 8), 32)
     for state, rules in states.values():
         rows = {(name, str(sizes)): spec for name, sizes, spec in named_specs(state, rules, mesh)}
         found = 0
@@ -90,8 +90,8 @@ def test_moments_and_averages_lie_beside_their_parameters(states, preset):
 
 @pytest.mark.parametrize("count", DEVICES)
 def test_fsdp_shares_out_nearly_everything(states, count):
-    """A device keeps the least that fsdp=16 can leave, and at most 1 % of that more."""
-    mesh = abstract_mesh(MeshOptions("fsdp", 16), count)
+    """A device keeps the least that fsdp=8 can leave, and at most 1 % of that more."""
+    mesh = abstract_mesh(MeshOptions("fsdp", 8), count)
     for state, rules in states.values():
         sizes = dict(mesh.shape)
         whole = part = 0
@@ -102,7 +102,7 @@ def test_fsdp_shares_out_nearly_everything(states, count):
             for axis in re.findall(r"[a-z]+", spec.replace("None", "").replace("whole", "")):
                 divided *= sizes[axis]
             whole, part = whole + number, part + number / divided
-        assert part / whole < 1.01 / min(count, 16)
+        assert part / whole < 1.01 / 8
 
 
 if __name__ == "__main__":
