@@ -73,7 +73,7 @@ def telling_errors(path: str | os.PathLike) -> Iterator[None]:
             raise UserError(
                 f"{path}: no room on the disk; free some space or write to another place"
             ) from error
-        if error.errno in _NOT_ALLOWED or isinstance(error, FileExistsError):
+        if error.errno in _NOT_ALLOWED or isinstance(error, FileExistsError | FileNotFoundError):
             reason = os.strerror(error.errno or 0).lower()
             raise UserError(
                 f"{path}: cannot be written ({reason}); choose a place that can"

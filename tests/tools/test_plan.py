@@ -5,6 +5,7 @@ import json
 import pytest
 
 from headjax.tools import plan
+from tests.train.planning import example
 
 SMOKE = "--config=g3diff:smoke"
 
@@ -56,6 +57,24 @@ def test_a_plan_for_gpus_is_an_estimate_from_simulated_devices(tmp_path, capfd):
     # The same again takes it from the cache.
     assert plan.main(arguments) == 0
     assert "was compiled before" in capfd.readouterr().err
+
+
+def test_a_sweep_names_the_best_that_fits_and_how_to_set_it(monkeypatch, capsys):
+    def plan_of(stage, where, *, options, say, folder):
+        sharing = options.preset == "fsdp"
+        small = stage.notes["remat"] == "block" and stage.batch_size <= 8
+        if not sharing or not small:
+            return example.too_large()
+        return example.plan(examples_per_second=100.0 * stage.batch_size)
+
+    monkeypatch.setattr(plan.measure, "plan", plan_of)
+    arguments = [SMOKE, "--topology=v5e:2x2", "--stage=diffusion", "--sweep",
+                 "--config.data.train_identities=64"]  # fmt: skip
+    assert plan.main(arguments) == 0
+    shown = capsys.readouterr()
+    assert "best that fits: batch 8, remat block, mesh fsdp=4" in shown.out
+    assert "--config.diffusion.batch_size=8 --config.diffusion.unet.remat=block" in shown.out
+    assert "left out, a smaller one does not fit" in shown.err
 
 
 @pytest.mark.tpu_backend

@@ -20,7 +20,7 @@ from headjax.io import images, video
 from headjax.metrics import sets
 from headjax.systems.g3diff import artefacts, autodecoder, diffusion, evaluate, report, settings
 from headjax.train import feed, loop
-from headjax.train.mesh import MeshOptions, make_mesh
+from headjax.train.mesh import MeshOptions, make_mesh, mesh_shape
 from headjax.train.stages import Context, Row, Stage, read_json, write_json
 from headjax.train.state import TrainState, new_state, stream_key
 
@@ -32,6 +32,7 @@ _VIEW_FIELDS = (
 def stages(config: Any) -> list[Stage]:
     """The stages that this config runs, in order."""
     settings.check(config)
+    mesh_shape(MeshOptions(**config.mesh), jax.device_count())  # or says why not
     every = [
         Stage("data", prepare_data, "renders multi-view heads", outputs=("data_sheet.png",)),
         Stage("surface", train_surface, "fits colour and density to the surface",

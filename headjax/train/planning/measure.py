@@ -132,7 +132,8 @@ def _rates(made, stage: Workload, where: topology.Topology, mesh: Any) -> dict[s
     each = mesh.size // where.chips
     traced = _traced(stage, mesh, platform=where.chip.platform)
     matrix = made["matrix_flops"] + traced["kernels"]["matrix_flops"]
-    if not where.is_tpu:  # the CPU's compiler rewrites convolutions and folds recomputation away
+    if not where.is_tpu and traced["flops"] is not None:
+        # The CPU's compiler rewrites convolutions and folds recomputation away.
         matrix = traced["flops"] / mesh.size
     found = [collectives.Collective(*entry) for entry in made["collectives"]]
     bounds = roofline.Roofline(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -101,7 +103,8 @@ def tpu_devices(topology: Topology) -> Sequence[Any]:
     from jax.experimental import topologies
 
     try:
-        return topologies.get_topology_desc(topology.of_libtpu, platform="tpu").devices
+        with _silent_loading():
+            return topologies.get_topology_desc(topology.of_libtpu, platform="tpu").devices
     except Exception as error:  # libtpu's own errors have no class of their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
@@ -109,6 +112,20 @@ def tpu_devices(topology: Topology) -> Sequence[Any]:
             "v5e and v6e have 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16, v4 and v5p multiples of "
             "2x2x1 such as 2x2x2, 4x4x4"
         ) from error
+
+
+@contextlib.contextmanager
+def _silent_loading() -> Iterator[None]:
+    """libtpu complains on standard error, past Python, of a machine without TPUs."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def simulated_devices(topology: Topology) -> Sequence[Any]:

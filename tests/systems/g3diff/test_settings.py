@@ -107,3 +107,8 @@ def test_a_kernel_that_this_machine_cannot_run_is_refused():
 def test_how_a_run_runs_is_checked_before_it_begins(change, sentence):
     with pytest.raises(UserError, match=sentence):
         settings.check(tiny.load("smoke", change.replace("'", "")))
+
+
+def test_a_mesh_that_these_devices_cannot_form_is_refused_before_any_stage():
+    with pytest.raises(UserError, match="mesh.slices=3 does not divide the 1 devices"):
+        g3diff.stages(tiny.load("smoke", "mesh.slices=3"))
