@@ -52,15 +52,9 @@ class Watch:
     def announce(self, code: int, reason: str) -> None:
         """Tells the others that this process ends alone, and gives them time to read it."""
         self._stopped.set()
-        note = json.dumps({"code": code, "reason": reason})
-        try:
-            self._store.key_value_set(f"headjax/ended/{self._index}", note)
-        except Exception:
-            return
         sys.stdout.flush()
         sys.stderr.flush()
-        # With process 0 goes the store that the note is in.
-        time.sleep(4 * PULSE if self._index == 0 else PULSE)
+        self._tell(code, f"process {self._index} has stopped ({reason})")
 
     def settle(self, *, thoroughly: bool) -> None:
         """Waits until a death that has just happened must have been noticed."""
@@ -82,16 +76,15 @@ class Watch:
             except Exception:
                 failures += 1
                 if failures >= 3 and not self._coordinator_answers():
-                    self._end(1, f"process 0 of {self._count} has died")
+                    self._end(1, f"process 0 of {self._count} has died", tell=False)
                 continue
             self._read_endings(ended)
             self._read_pulses(alive, me)
 
     def _read_endings(self, ended: list[tuple[str, str]]) -> None:
         for key, note in ended:
-            index, note = int(key.rpartition("/")[2]), json.loads(note)
-            if index != self._index:
-                self._end(note["code"], f"process {index} has stopped ({note['reason']})")
+            if int(key.rpartition("/")[2]) != self._index:
+                self._end(**json.loads(note))
 
     def _read_pulses(self, alive: list[tuple[str, str]], me: dict[str, Any]) -> None:
         now = time.monotonic()
@@ -105,17 +98,29 @@ class Watch:
                 where = f"pid {other['pid']} on {other['host']}"
                 self._end(1, f"process {index} of {self._count} ({where}) has died")
 
-    def _end(self, code: int, sentence: str) -> None:
+    def _end(self, code: int, sentence: str, *, tell: bool = True) -> None:
+        """Ends this process because of another; the sentence says which and why."""
         if not self._stopped.is_set():
             _write(f"headjax: {sentence}, so this one stops, too; {_GO_ON}")
+            if tell:
+                self._tell(code, sentence)
             os._exit(code)
+
+    def _tell(self, code: int, sentence: str) -> None:
+        note = json.dumps({"code": code, "sentence": sentence})
+        try:
+            self._store.key_value_set(f"headjax/ended/{self._index}", note)
+        except Exception:
+            return  # the others find out by our silence
+        # With process 0 goes the store that the note is in.
+        time.sleep(4 * PULSE if self._index == 0 else PULSE)
 
     def _explain_aborts(self) -> None:
         """When the runtime loses process 0 it aborts this one; a last sentence says why."""
 
         def on_abort(_number: int) -> None:
             if self._index and not self._stopped.is_set() and not self._coordinator_answers():
-                self._end(1, f"process 0 of {self._count} has died")
+                self._end(1, f"process 0 of {self._count} has died", tell=False)
             signal.signal(signal.SIGABRT, signal.SIG_DFL)
 
         # Python's own handlers run in the main thread only, and an abort does not wait for it.
