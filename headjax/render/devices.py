@@ -79,7 +79,39 @@ def split(function: Callable, shared: Any, *, heads: Any, rays: Any) -> Any:
     return divided(shared, leaves, rays)
 
 
-def _cut(leaf: jax.Array, parts: int) -> int | None:
+def spread(function: Callable[[jax.Array], jax.Array], rows: jax.Array) -> jax.Array:
+    """`function(rows)`, row by row, with as many rows on every device of the mesh that is set.
+
+    Where the devices do not divide the rows, rows of zeros fill up those that share a ray's heads,
+    and the results come as `split` wants them: so `function` runs on all devices, and a large
+    result is exchanged between them once, part by part.
+
+    Args:
+      function: [n, …] -> [n, …], each row from that row alone.
+      rows: [b, …].
+    """
+    mesh, count = _free_axes(), rows.shape[0]
+    by_head = dividing(mesh, count, among=BATCH_AXES)
+    others = tuple(a for a in BATCH_AXES if mesh.get(a, 1) > 1 and a not in by_head)
+    if not others:
+        return function(rows)
+    groups = math.prod(mesh[axis] for axis in by_head)
+    parts = math.prod(mesh[axis] for axis in others)
+    own = count // groups
+    full = -(-own // parts) * parts
+    grouped = rows.reshape(groups, own, *rows.shape[1:])
+    filled = jnp.pad(grouped, [(0, 0), (0, full - own)] + [(0, 0)] * (rows.ndim - 1))
+    place = jax.lax.with_sharding_constraint
+    filled = filled.reshape(groups * full, *rows.shape[1:])
+    results = function(place(filled, PartitionSpec(by_head + others)))
+    results = results.reshape(groups, full, *results.shape[1:])
+    cut = _cut(jax.ShapeDtypeStruct((count, *results.shape[2:]), results.dtype), parts)
+    between = [None] * (cut - 1) + [others] if cut else []
+    results = place(results, PartitionSpec(by_head or None, None, *between))
+    return results[:, :own].reshape(count, *results.shape[2:])
+
+
+def _cut(leaf: jax.Array | jax.ShapeDtypeStruct, parts: int) -> int | None:
     """The axis along which a large array of heads reaches devices that share its rays.
 
     They gather it whole. The gradient of a gather is a scattered sum, half the traffic of the sum

@@ -74,7 +74,8 @@ def update_rows(
     def step(table, m, v, rate):
         first = m / broadcast(1.0 - b1**count, m)
         second = v / broadcast(1.0 - b2**count, v)
-        return table.at[ids].add(-rate * first / (jnp.sqrt(second) + eps))
+        # Set, not added: devices exchange the rows of the batch then, and no sums of whole tables.
+        return table.at[ids].set(table[ids] - rate * first / (jnp.sqrt(second) + eps))
 
     def put(old, new):
         return jax.tree.map(lambda a, b: a.at[ids].set(b), old, new)

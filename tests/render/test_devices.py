@@ -55,6 +55,21 @@ for count, lengths in [(8, 6), (3, 16), (2, 12), (4, 8), (3, 5)]:
         for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(divided)):
             np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-7, err_msg=f"{count} {options}")
 
+matrix = jnp.asarray(rng.standard_normal((5, 16 * 8 * 5), np.float32))
+
+def decoded(matrix, codes):
+    decode = lambda z: jnp.tanh(z @ matrix).reshape(-1, 16, 8, 5)
+    return jnp.sum(devices.spread(decode, codes) * jnp.arange(8.0)[:, None])
+
+for count in (3, 6, 8, 15, 30):
+    codes = jnp.asarray(rng.standard_normal((count, 5), np.float32))
+    alone = jax.jit(jax.value_and_grad(decoded, argnums=(0, 1)))(matrix, codes)
+    for options in (MeshOptions("dp"), MeshOptions("fsdp"), MeshOptions("fsdp", fsdp=4)):
+        with jax.set_mesh(make_mesh(options)):
+            divided = jax.jit(jax.value_and_grad(decoded, argnums=(0, 1)))(matrix, codes)
+        for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(divided)):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4, err_msg=f"{count} {options}")
+
 with jax.set_mesh(make_mesh(MeshOptions("fsdp"))):
     text = jax.jit(jax.grad(loss)).lower(jax.tree.map(jnp.asarray, (np.float32(1.5),
         (np.ones((3, 5), np.float32), np.ones((3, 16, 8, 5), np.float32)),
@@ -63,7 +78,7 @@ assert "all_gather" in text and "reduce_scatter" in text
 """
 
 
-def test_heads_and_rays_on_eight_devices_give_what_one_device_gives():
+def test_heads_rays_and_decoding_on_eight_devices_give_what_one_device_gives():
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     }  # fmt: skip

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from headjax.geometry.rays import box_range
 from headjax.nets.payload_decoder import payload_decoder
+from headjax.render import devices
 from headjax.render import gaussian_field as field
 from headjax.systems.g3diff import losses, rays, settings
 from headjax.train import accumulation, rows
@@ -117,7 +118,9 @@ def build_heads(
         centers=table["centers"],
         rpy=table["rpy"],
         radii=table["radii"],
-        payload=module.apply({"params": shared["decoder"]}, table["z"]),
+        payload=devices.spread(
+            lambda z: module.apply({"params": shared["decoder"]}, z), table["z"]
+        ),
         valid=valid,
     )
 
