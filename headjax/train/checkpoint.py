@@ -58,7 +58,7 @@ class Checkpoints:
         self._folder = Path(folder).absolute()
         self._keep, self._keep_every = keep, keep_every
         self._pending: ocp.AsyncResponse | None = None
-        _on_first(self._make_folder)
+        exchange.on_first(self._make_folder)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -121,14 +121,14 @@ class Checkpoints:
                 schema, or the seed is another.
         """
         unreadable: dict[int, str] = {}
-        for step in reversed(_on_first(self.steps)):
+        for step in reversed(exchange.on_first(self.steps)):
             try:
                 state, notes = self._read(step, abstract, seed=seed)
             except _Unreadable as error:
                 unreadable[step] = str(error)
                 _count_operations_alike()
                 continue
-            _on_first(functools.partial(self._set_aside, unreadable, using=step))
+            exchange.on_first(functools.partial(self._set_aside, unreadable, using=step))
             if iterator is not None:
                 iterator.set_state(_from_jsonable(notes["iterator"]))
             return state
@@ -252,24 +252,6 @@ def _agreed(work: Callable[[], Any], *, digest: Callable[[Any], str] = lambda _:
         if outcome.digest != own.digest:
             raise _Unreadable("ValueError: the processes read different descriptions of it")
     return result
-
-
-def _on_first(work: Callable[[], Any]) -> Any:
-    """What process 0's `work` returns (JSON can hold it), on all processes, when it is done.
-
-    Raises:
-        UserError: on all of them, where process 0's raised one.
-    """
-    told = ""
-    if jax.process_index() == 0:
-        try:
-            told = json.dumps({"result": work()})
-        except UserError as error:
-            told = json.dumps({"mistake": str(error)})
-    answer = json.loads(exchange.gather(told)[0])
-    if "mistake" in answer:
-        raise UserError(answer["mistake"])
-    return answer["result"]
 
 
 @contextlib.contextmanager

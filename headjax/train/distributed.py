@@ -7,7 +7,6 @@ when one dies or stops, each of the others says which one, and ends, instead of 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -39,9 +38,8 @@ class Group:
         return self.index == 0
 
     def decide(self, answer: Callable[[], Any]) -> Any:
-        """The leading process' answer (anything JSON can hold), for all."""
-        texts = exchange.gather(json.dumps(answer()) if self.leads else "")
-        return json.loads(texts[0])
+        """The leading process' answer (anything JSON can hold), or its UserError, for all."""
+        return exchange.on_first(answer)
 
     def wait_for_all(self) -> None:
         """Returns when every process has come here."""

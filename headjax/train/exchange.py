@@ -5,9 +5,14 @@ one process reads or writes a large file.
 """
 
 import itertools
+import json
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
+
+from headjax.errors import UserError
 
 _POLL_SECONDS = 0.05
 _calls = itertools.count()
@@ -33,3 +38,21 @@ def gather(text: str) -> list[str]:
     if call > 1:  # all have come here, so all have read what was gathered before the last time
         state.client.key_value_delete(f"headjax/gathered/{call - 2}/{state.process_id}")
     return [text for _, text in sorted(texts, key=lambda pair: int(pair[0].rpartition("/")[2]))]
+
+
+def on_first(work: Callable[[], Any]) -> Any:
+    """What process 0's `work` returns (anything JSON can hold), on all processes, when it is done.
+
+    Raises:
+        UserError: on all of them, where process 0's raised one.
+    """
+    told = ""
+    if jax.process_index() == 0:
+        try:
+            told = json.dumps({"result": work()})
+        except UserError as error:
+            told = json.dumps({"mistake": str(error)})
+    answer = json.loads(gather(told)[0])
+    if "mistake" in answer:
+        raise UserError(answer["mistake"])
+    return answer["result"]
