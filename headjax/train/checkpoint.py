@@ -244,13 +244,13 @@ def _agreed(work: Callable[[], Any], *, digest: Callable[[Any], str] = lambda _:
     except Exception as error:  # a damaged file may fail in any of Orbax's layers
         own = _Outcome(trouble=_one_line(error))
     texts = exchange.gather(json.dumps(dataclasses.asdict(own)))
-    for outcome in (_Outcome(**json.loads(text)) for text in texts):
-        if outcome.mistake:
-            raise UserError(outcome.mistake)
-        if outcome.trouble:
-            raise _Unreadable(outcome.trouble)
-        if outcome.digest != own.digest:
-            raise _Unreadable("ValueError: the processes read different descriptions of it")
+    outcomes = [_Outcome(**json.loads(text)) for text in texts]
+    for mistake in filter(None, (outcome.mistake for outcome in outcomes)):
+        raise UserError(mistake)
+    for trouble in filter(None, (outcome.trouble for outcome in outcomes)):
+        raise _Unreadable(trouble)
+    if len({outcome.digest for outcome in outcomes}) > 1:
+        raise _Unreadable("ValueError: the processes read different descriptions of it")
     return result
 
 

@@ -16,6 +16,7 @@ from headjax.train import exchange
 from headjax.train.watch import Watch
 
 MODES = ("auto", "on", "off")
+BY_HAND = ("HEADJAX_COORDINATOR", "HEADJAX_PROCESSES", "HEADJAX_PROCESS")
 # The runtime's own limit for a silent process; `Watch` is quicker and says more.
 HEARTBEAT_TIMEOUT = 50
 
@@ -123,8 +124,7 @@ def is_described(environment: Mapping[str, str]) -> bool:
 
     in_slurm_step = "SLURM_PROCID" in environment and "SLURM_STEP_NODELIST" in environment
     return (
-        "HEADJAX_PROCESSES" in environment
-        or "HEADJAX_COORDINATOR" in environment
+        any(name in environment for name in BY_HAND)
         or number("JAX_NUM_PROCESSES") > 1
         or (in_slurm_step and number("SLURM_NTASKS") > 1)
         or number("OMPI_COMM_WORLD_SIZE") > 1
@@ -139,8 +139,7 @@ def by_hand(environment: Mapping[str, str]) -> dict[str, Any]:
     Raises:
       UserError: one of them is missing or makes no sense.
     """
-    names = ("HEADJAX_COORDINATOR", "HEADJAX_PROCESSES", "HEADJAX_PROCESS")
-    values = [environment.get(name, "") for name in names]
+    names, values = BY_HAND, [environment.get(name, "") for name in BY_HAND]
     if not any(values):
         return {}
     if missing := [name for name, value in zip(names, values, strict=True) if not value]:

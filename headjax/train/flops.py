@@ -30,9 +30,8 @@ def count(function: Callable, *args: Any) -> float | None:
         function: what to trace; it is not run.
         args: arrays or `jax.ShapeDtypeStruct`s.
     """
-    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
     try:
-        return of_jaxpr(jaxpr)
+        return of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
     except Exception:
         # A figure for the log is not worth a run: a later JAX may write its programs otherwise.
         return None

@@ -18,13 +18,13 @@ from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Int
 
 from headjax.errors import UserError
-from headjax.train import feed, flops, sharding, throughput
+from headjax.train import exchange, feed, flops, sharding, throughput
 from headjax.train.agreement import Agreement
 from headjax.train.checkpoint import Checkpoints
 from headjax.train.chips import peak_flops
 from headjax.train.logging import Logger, Progress
 from headjax.train.mesh import make_mesh
-from headjax.train.signals import Interrupted, stopping_between_steps
+from headjax.train.signals import Interrupted, StopRequest, stopping_between_steps
 from headjax.train.state import TrainState, stream_key
 from headjax.train.throughput import Throughput
 
@@ -104,16 +104,15 @@ def fit(
         agreement = Agreement(mesh)
         key = jax.device_put(stream_key(seed, f"{task.name}/step"), sharding.replicated(mesh))
         logger.event(task.name, "resumed" if first else "started", step=first)
+        if mesh.size > 1:
+            logger.say(f"{task.name}: {_layout(task, mesh)}")
         with logger.progress(task.name, total=steps, start=first) as progress:
             while step < steps:
                 stop = agreement.any(bool(request))
                 if step > first and (stop or step % checkpoint_every == 0):
                     saves.save(step, state, iterator=iterator, seed=seed)
                 if stop:
-                    saves.wait()
-                    raise Interrupted(
-                        f"{request.reason}: {task.name} is saved at step {step}", agreed=True
-                    )
+                    _stop(task, saves=saves, request=request, step=step)
                 with run.speed.waiting():
                     rows = next(iterator)
                 batch = feed.put_batch(rows, mesh, size=task.batch_size)
@@ -125,7 +124,25 @@ def fit(
                 run.report(step, metrics, progress=progress, last=step == steps)
         if step > first:
             saves.save(step, state, iterator=iterator, seed=seed)
+            # A signal of the last moment: what follows would begin in the grace period.
+            if "stop" in exchange.gather("stop" if request else ""):
+                _stop(task, saves=saves, request=request, step=step)
     return state
+
+
+def _stop(task: Task, *, saves: Checkpoints, request: StopRequest, step: int) -> None:
+    saves.wait()
+    kept = f"is saved at step {step}" if step else "had not begun"
+    raise Interrupted(f"{request.reason}: {task.name} {kept}", agreed=True)
+
+
+def _layout(task: Task, mesh: Mesh) -> str:
+    """Where the batch lies: `batch of 4 on data 2 x fsdp 4, each row on 2 devices`."""
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
+    held = feed.batch_sharding(mesh, task.batch_size).shard_shape((task.batch_size,))[0]
+    copies = mesh.size * held // task.batch_size
+    spread = f", each row on {copies} devices" if copies > 1 else ""
+    return f"batch of {task.batch_size} on {axes}{spread}"
 
 
 def _start(
@@ -190,7 +207,8 @@ class _Run:
 
     def report(self, step: int, metrics: Metrics, *, progress: Progress, last: bool) -> None:
         """Waits for the step before this one; on every `log_every`th, writes this one's metrics."""
-        jax.block_until_ready(self.pending)
+        # The clock starts with the first count: that step is waited for, too.
+        jax.block_until_ready(metrics if self.pending is None else self.pending)
         self.pending = metrics
         self.speed.count()
         note = ""

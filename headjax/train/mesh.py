@@ -68,13 +68,13 @@ def make_mesh(options: MeshOptions = MeshOptions(), devices: Sequence[Any] | Non
     """The mesh over `devices` (all by default): neighbours in a slice along fsdp and model."""
     devices = jax.devices() if devices is None else devices
     data, fsdp, model = mesh_shape(options, len(devices))
-    if options.slices == 1:
-        placed = mesh_utils.create_device_mesh(
-            (data, fsdp, model), devices, allow_split_physical_axes=True
-        )
-    else:
-        known = {getattr(device, "slice_index", None) for device in devices}
-        try:
+    known = {getattr(device, "slice_index", None) for device in devices}
+    try:
+        if options.slices == 1:
+            placed = mesh_utils.create_device_mesh(
+                (data, fsdp, model), devices, allow_split_physical_axes=True
+            )
+        else:
             placed = mesh_utils.create_hybrid_device_mesh(
                 (data // options.slices, fsdp, model),
                 (options.slices, 1, 1),
@@ -82,10 +82,10 @@ def make_mesh(options: MeshOptions = MeshOptions(), devices: Sequence[Any] | Non
                 process_is_granule=len(known) != options.slices,
                 allow_split_physical_axes=True,
             )
-        except ValueError as error:
-            raise UserError(
-                f"mesh.slices={options.slices} is not how these devices are grouped ({error})"
-            ) from error
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(
+            f"mesh.slices={options.slices} is not how these devices are grouped ({error})"
+        ) from error
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
 
 

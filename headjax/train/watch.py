@@ -93,8 +93,9 @@ class Watch:
             if pulse != self._seen.get(index, ("", 0.0))[0]:
                 self._seen[index] = (pulse, now)
             other = json.loads(pulse)
-            gone = other["machine"] == me["machine"] and not _exists(other["pid"])
-            if index != self._index and (gone or now - self._seen[index][1] > PATIENCE):
+            here = other["machine"] == me["machine"]
+            silent = now - self._seen[index][1] > PATIENCE
+            if index != self._index and (not _exists(other["pid"]) if here else silent):
                 where = f"pid {other['pid']} on {other['host']}"
                 self._end(1, f"process {index} of {self._count} ({where}) has died")
 

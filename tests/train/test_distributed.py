@@ -24,6 +24,7 @@ def test_one_process_is_no_group(environment):
 @pytest.mark.parametrize("environment", [
     BY_HAND,
     {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "n[1-2]"},
+    {"HEADJAX_PROCESS": "1"},
     {"OMPI_COMM_WORLD_SIZE": "2"},
     {"TPU_WORKER_HOSTNAMES": "t0,t1"},
     {"JAX_NUM_PROCESSES": "2"},

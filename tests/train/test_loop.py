@@ -154,6 +154,23 @@ def test_a_signal_saves_between_two_steps(task, tmp_path, number):
     assert same(whole, fit(task, tmp_path / "cut"))
 
 
+def test_a_signal_during_the_last_step_stops_the_run_behind_it(task, tmp_path):
+    """What follows the training would begin otherwise, and be killed when the grace is over."""
+    calls = iter(range(100))
+
+    class Signalling(Failing):
+        def __next__(self):
+            if next(calls) == 19:
+                signal.raise_signal(signal.SIGTERM)
+            return next(self.inner)
+
+    stopped = changed(task, batches=lambda rows: Signalling(task.batches(rows), after=99))
+    with pytest.raises(Interrupted) as caught:
+        fit(stopped, tmp_path)
+    assert "train is saved at step 20" in caught.value.message and caught.value.agreed
+    assert int(fit(task, tmp_path).step) == 20
+
+
 def test_a_run_in_a_thread_works_without_signal_handlers(task, tmp_path):
     states = []
     thread = threading.Thread(target=lambda: states.append(fit(task, tmp_path, steps=3)))

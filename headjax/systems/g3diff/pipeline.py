@@ -20,7 +20,7 @@ from headjax.io import images, video
 from headjax.metrics import sets
 from headjax.systems.g3diff import artefacts, autodecoder, diffusion, evaluate, report, settings
 from headjax.train import feed, loop
-from headjax.train.mesh import MeshOptions, make_mesh, mesh_shape
+from headjax.train.mesh import MeshOptions, make_mesh
 from headjax.train.stages import Context, Row, Stage, read_json, write_json
 from headjax.train.state import TrainState, new_state, stream_key
 
@@ -32,7 +32,7 @@ _VIEW_FIELDS = (
 def stages(config: Any) -> list[Stage]:
     """The stages that this config runs, in order."""
     settings.check(config)
-    mesh_shape(MeshOptions(**config.mesh), jax.device_count())  # or says why not
+    make_mesh(MeshOptions(**config.mesh))  # or says why not, before any work
     every = [
         Stage("data", prepare_data, "renders multi-view heads", outputs=("data_sheet.png",)),
         Stage("surface", train_surface, "fits colour and density to the surface",
@@ -155,7 +155,7 @@ def _fit_autodecoder(context, registration, *, warm: bool, steps: int, start: An
 
     task = loop.Task(
         name, init, step, batches, batch_size=size, rules=autodecoder.RULES,
-        counted=autodecoder.AutoDecoderStep(settings.without_remat(config), warm=warm),
+        counted=autodecoder.AutoDecoderStep(settings.counted_config(config), warm=warm),
     )  # fmt: skip
     state = _fit(context, task, steps=steps, section=config.autodecoder)
     return feed.to_host(state.params)
@@ -270,7 +270,7 @@ def train_diffusion(context: Context) -> None:
     def batches(rows):
         return data.batches(source, batch_size=size, seed=context.seed, rows=rows, **config.input)
 
-    counted = diffusion.DiffusionStep(settings.without_remat(config), standard)
+    counted = diffusion.DiffusionStep(settings.counted_config(config), standard)
     task = loop.Task("diffusion", init, step, batches, batch_size=size, counted=counted)
     state = _fit(context, task, steps=config.diffusion.steps, section=config.diffusion)
     averaged = feed.to_host(state.ema)

@@ -128,9 +128,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     _check_diffusion(config.diffusion, config=config)
 
 
-def without_remat(config: ml_collections.FrozenConfigDict) -> ml_collections.FrozenConfigDict:
-    """The config of the same training that computes nothing twice, for counting its operations."""
+def counted_config(config: ml_collections.FrozenConfigDict) -> ml_collections.FrozenConfigDict:
+    """The config of the same training whose operations are the model's.
+
+    Nothing is computed twice, and no kernel does by matrix products what the model does not.
+    """
     plain = ml_collections.ConfigDict(config)
+    plain.field.implementation = "reference"
     plain.decoder.remat = plain.diffusion.unet.remat = "none"
     return ml_collections.FrozenConfigDict(plain)
 

@@ -79,6 +79,10 @@ def _work(plan: dict[str, Any]) -> list[str]:
     for name, title in _TERMS.items():
         time = f"{seconds(terms[name]):>10}{shares[name]:>7.0%}" if name in shares else "       n/a"
         lines.append(f"  {title:<20}{rows[name]:>16}{time}")
+    if vector := plan["kernels"]["vector_ops"]:
+        lines.append(
+            f"  (in kernels also {vector / 1e9:.3g} G vector operations, not in these times)"
+        )
     if plan["unknown_loops"] or plan["kernels"]["unknown_loops"]:
         lines.append("  (loops whose length depends on values are counted once)")
     return lines
@@ -122,6 +126,7 @@ _ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
      lambda p: f"**{gib(p['total_bytes'])}** of {gib(p['usable_bytes'])}"),
     ("fits", lambda p: "yes" if p["fits"] else "**no**"),
     ("TFLOP", lambda p: f"{p['flops'] / 1e12:.3g}"),
+    ("vector operations in kernels, G", lambda p: f"{p['kernels']['vector_ops'] / 1e9:.3g}"),
     ("memory traffic, GB", lambda p: f"{p['memory_bytes'] / 1e9:.3g}"),
     *((f"{kind}: count, wire GB", lambda p, kind=kind: _kind(p, kind))
       for kind in ("all-gather", "reduce-scatter", "all-reduce", "all-to-all",
@@ -142,7 +147,7 @@ def table(plans: Sequence[dict[str, Any]]) -> str:
     lines = ["| per chip | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(plans)]
     for title, show in _ROWS:
         cells = [_cell(plan, show) for plan in plans]
-        if any(cell not in ("0.00", "-", "") for cell in cells):
+        if any(cell not in ("0.00", "0", "-", "") for cell in cells):
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
