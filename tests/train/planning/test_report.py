@@ -43,6 +43,13 @@ def test_a_plan_that_does_not_fit_says_by_how_much():
     assert "it does NOT fit: 4.00 GiB too much" in text and "step takes" not in text
 
 
+def test_what_kernels_do_besides_products_is_told():
+    work = {"calls": 2, "matrix_flops": 1e12, "vector_ops": 41.3e9, "unknown_loops": 4}
+    text = report.text(example.plan(kernels=work))
+    assert "in kernels also 41.3 G vector operations, not in these times" in text
+    assert "loops whose length depends on values are counted once" in text
+
+
 def test_an_unknown_network_is_not_in_the_estimate():
     plan = example.plan()
     del plan["roofline"]["network"], plan["roofline"]["fractions"]["network"]
