@@ -159,7 +159,7 @@ class UNet(nn.Module):
         self._check(x)
         block, attend = self._blocks(train)
         time = self._time(t)
-        x = self._stem(x.astype(cfg.dtype))
+        x = constrain(self._stem(constrain(x.astype(cfg.dtype), "batch")), "batch")
         skips = [x]
         for level, multiplier in enumerate(cfg.multipliers):
             for i in range(cfg.blocks):
@@ -168,6 +168,7 @@ class UNet(nn.Module):
                 skips.append(x)
             if level < len(cfg.multipliers) - 1:
                 x = _conv(x.shape[-1], cfg, strides=2, name=f"down{level}_halve")(x)
+                x = constrain(x, "batch")
                 skips.append(x)
         x = block(x.shape[-1], "middle_block0", x, time)
         x = attend("middle_attention", x, always=True)
@@ -178,8 +179,8 @@ class UNet(nn.Module):
                 x = block(cfg.base * multiplier, f"up{level}_block{i}", x, time)
                 x = attend(f"up{level}_attention{i}", x)
             if level > 0:
-                x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-                x = _conv(x.shape[-1], cfg, name=f"up{level}_double")(x)
+                x = constrain(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2), "batch")
+                x = constrain(_conv(x.shape[-1], cfg, name=f"up{level}_double")(x), "batch")
         return self._head(x)
 
     def _check(self, x: jax.Array) -> None:
@@ -218,7 +219,7 @@ class UNet(nn.Module):
 
     def _head(self, x: jax.Array) -> jax.Array:
         cfg = self.config
-        x = nn.silu(_norm(x.shape[-1], cfg, "head_norm")(x))
+        x = constrain(nn.silu(_norm(x.shape[-1], cfg, "head_norm")(x)), "batch")
         zeros = nn.initializers.zeros
         if cfg.patch == 1:
             return _conv(cfg.channels, cfg, name="head", kernel_init=zeros)(x).astype(jnp.float32)
