@@ -16,7 +16,7 @@ def call(script, *arguments, path=None, cwd=None, **variables):
         environment["PATH"] = f"{path}{os.pathsep}{environment['PATH']}"
     return subprocess.run(
         [str(LAUNCH / script), *arguments],
-        env=environment | variables, cwd=cwd, capture_output=True, text=True, timeout=60,
+        env=environment | variables, cwd=cwd, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
 
 
