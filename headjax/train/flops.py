@@ -59,7 +59,10 @@ def of_equation(equation: core.JaxprEqn) -> float:
     if name == "while":
         raise Unknown("a while loop does as many products as its data ask for")
     if name == "cond":
-        return max(inner)
+        # Of forms for several platforms it is the one for any: a kernel's own products are not
+        # the model's.
+        platforms = params.get("branches_platforms")
+        return inner[platforms.index(None)] if platforms and None in platforms else max(inner)
     return sum(inner) * _repeats(name, params)
 
 

@@ -72,6 +72,10 @@ def _traffic(instruction: hlo.Instruction, computation: hlo.Computation, module)
         return 2 * sum(_main(update.buffers) for update in updates)
     if instruction.opcode in ("copy-start", "slice-start"):  # (destination, source, context)
         return _main(instruction.buffers[:2])
+    if instruction.opcode.endswith("-start"):  # a collective: (operand, result, …)
+        return _main(instruction.buffers)
+    if instruction.opcode.endswith("-done"):
+        return 0.0
     if "AllocateBuffer" in instruction.attributes:
         return 0.0
     return _main(instruction.buffers) + sum(_main(operand.buffers) for operand in operands)

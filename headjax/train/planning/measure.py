@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from headjax.errors import UserError
 from headjax.train import flops, workload
 from headjax.train.mesh import MeshOptions, make_mesh
 from headjax.train.planning import cache, collectives, counts, hlo, kernels, roofline, topology
@@ -73,7 +74,7 @@ def _compiled(lowered: Any, mesh: Any) -> dict[str, Any]:
         if (used := bytes_refused(str(error))) is None:
             raise
         return result | {"refused_bytes": used, "compile_seconds": time.monotonic() - began}
-    module = hlo.parse(compiled.as_text())
+    module = hlo.parse(_text(compiled))
     found = collectives.collectives(module, devices=mesh.size)
     return result | {
         "compile_seconds": time.monotonic() - began,
@@ -263,3 +264,18 @@ def _total_flops(jaxpr: Any) -> float | None:
         return flops.of_jaxpr(jaxpr)
     except flops.Unknown:
         return None
+
+
+def _text(compiled: Any) -> str:
+    """The compiled program.
+
+    Raises:
+        UserError: JAX cannot read what libtpu made; seen with large programs for v6e (0.0.51).
+    """
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            "the program was compiled, but this JAX cannot read what this libtpu made of it "
+            f"({' '.join(str(error).split())[:120]}); try another version of either, or --topology"
+        ) from error

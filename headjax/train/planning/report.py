@@ -154,7 +154,8 @@ def table(plans: Sequence[dict[str, Any]]) -> str:
 
 def growth(plans: Sequence[dict[str, Any]]) -> str:
     """Memory and bytes on the wire of a chip as the chips grow, the work of a chip the same."""
-    first = plans[0]
+    plans = [plan for plan in plans if "wire_bytes" in plan]  # those that fit
+    first = plans[0] if plans else {}
     lines = [
         "| chips | topology | mesh | memory, GiB | of the first | wire, GB | of the first |",
         "| ---: | --- | --- | ---: | ---: | ---: | ---: |",

@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from headjax.errors import UserError
+
 # From the least memory to the most; a policy that does not fit rules out those after it.
 REMAT = ("block", "weights", "dots", "none")
 
@@ -33,9 +35,9 @@ class Choice:
 
 
 def choices(
-    batch: int, *, remat: bool, chips: int, factors: Sequence[float] = (1, 2, 4)
+    batch: int, *, remat: bool, chips: int, factors: Sequence[float] = (0.25, 0.5, 1, 2, 4)
 ) -> list[Choice]:
-    """What a sweep tries: the batch and its multiples, every policy, and meshes from dp to fsdp."""
+    """Parts and multiples of the batch, every policy, and meshes from dp to fsdp."""
     shared = sorted({min(16, chips), chips})
     meshes = [("dp", 0), *(("fsdp", size) for size in shared if size > 1)]
     return [
@@ -57,7 +59,12 @@ def run(
             say(f"[{number}/{len(every)}] {choice}: left out, a smaller one does not fit")
             continue
         say(f"[{number}/{len(every)}] {choice}")
-        made.append((choice, plan_of(choice)))
+        try:
+            made.append((choice, plan_of(choice)))
+        except UserError as error:  # such as more rows than there are identities
+            say(f"[{number}/{len(every)}] {choice}: left out, {error}")
+    if not made:
+        raise UserError("this config allows none of the sweep's settings; the lines above say why")
     return made
 
 

@@ -163,9 +163,11 @@ def link_bandwidth(topology: Topology, devices: np.ndarray) -> float | None:
     if not topology.is_tpu:
         return chip.ici_bandwidth if topology.chips <= GPUS_OF_A_HOST else None
     places = np.array([device.coords for device in devices.flat])
-    links = 0
+    links, wraps_at = 0, chip.wraps_at
+    if chip.torus == 3 and any(length % (wraps_at or 1) for length in topology.shape):
+        wraps_at = 0  # optical links close slices of whole cubes only
     for axis, length in enumerate(topology.shape):
         spanned = len(set(places[:, axis]))
-        closed = spanned == length and chip.wraps_at and length % chip.wraps_at == 0
+        closed = spanned == length and wraps_at and length % wraps_at == 0
         links += 0 if spanned == 1 else 2 if closed else 1
     return max(links, 1) * chip.link_bandwidth

@@ -1,5 +1,8 @@
 """Sweeps: what is tried, what is left out, which is the best."""
 
+import pytest
+
+from headjax.errors import UserError
 from headjax.train.planning import sweep
 from headjax.train.planning.sweep import Choice
 from tests.train.planning import example
@@ -7,9 +10,9 @@ from tests.train.planning import example
 
 def test_a_sweep_tries_batches_policies_and_meshes():
     every = sweep.choices(96, remat=True, chips=32)
-    assert len(every) == len(set(every)) == 3 * 3 * 4
+    assert len(every) == len(set(every)) == 3 * 5 * 4
     assert {choice.mesh for choice in every} == {("dp", 0), ("fsdp", 16), ("fsdp", 32)}
-    assert {choice.batch for choice in every} == {96, 192, 384}
+    assert {choice.batch for choice in every} == {24, 48, 96, 192, 384}
     assert every[0].remat == "block"  # the least memory first
 
 
@@ -30,10 +33,25 @@ def test_what_needs_more_than_what_does_not_fit_is_left_out():
 
     made = sweep.run(every, plan_of)
     assert [entry[0] for entry in made] == tried
-    assert Choice(96, "block", ("dp", 0)) in tried
-    assert Choice(96, "none", ("dp", 0)) not in tried
+    assert Choice(24, "block", ("dp", 0)) in tried
+    assert Choice(96, "block", ("dp", 0)) not in tried
     assert Choice(384, "block", ("fsdp", 16)) not in tried
     assert Choice(96, "none", ("fsdp", 16)) in tried
+
+
+def test_what_the_config_does_not_allow_is_said_and_left_out():
+    said = []
+
+    def plan_of(choice):
+        if choice.batch > 4:
+            raise UserError("diffusion.batch_size=8 is more than data.train_identities=4")
+        return example.plan()
+
+    made = sweep.run(sweep.choices(4, remat=False, chips=1), plan_of, say=said.append)
+    assert {choice.batch for choice, _ in made} == {1, 2, 4}
+    assert sum("left out, diffusion.batch_size=8" in line for line in said) == 2
+    with pytest.raises(UserError, match="allows none of the sweep's settings"):
+        sweep.run(sweep.choices(40, remat=False, chips=1), plan_of)
 
 
 def test_the_best_is_the_fastest_that_fits():

@@ -54,12 +54,9 @@ def test_too_few_simulated_devices_are_told_with_the_flag():
         topology.simulated_devices(topology.parse("h100:64"))
 
 
-def chips(*places):
-    return np.array([SimpleNamespace(coords=[*place, 0]) for place in places])
-
-
-def block(rows, columns):
-    return chips(*((x, y) for x in range(rows) for y in range(columns)))
+def block(*sizes):
+    places = np.ndindex(*sizes, *(1,) * (3 - len(sizes)))
+    return np.array([SimpleNamespace(coords=list(place)) for place in places])
 
 
 @pytest.mark.parametrize(
@@ -68,6 +65,8 @@ def block(rows, columns):
         ("v5e:4x4", block(4, 4), 2),  # the corner of an open mesh
         ("v5e:4x4", block(1, 4), 1),  # an open line
         ("v5e:16x16", block(1, 16), 2),  # a closed ring
+        ("v5p:2x2x4", block(2, 2, 4), 3),  # no whole cube: nothing is closed
+        ("v5p:4x4x4", block(4, 4, 4), 6),
         ("v5e:16x16", block(16, 16), 4),
         ("v5e:16x16", block(4, 4), 2),  # a part of a ring is a line
         ("v5e:8x16", block(8, 16), 3),
