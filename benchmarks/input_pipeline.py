@@ -1,7 +1,8 @@
 """Examples a second that the input pipeline loads on this machine's processor.
 
-  python benchmarks/input_pipeline.py                  # about a minute and a half on two cores
-  python benchmarks/input_pipeline.py --need=375       # also the ratio to what training needs
+  python benchmarks/input_pipeline.py                  # about two minutes on two cores
+  python benchmarks/input_pipeline.py --need=375,160   # also the ratios to what training needs,
+                                                       # if a step's parts overlap, and if not
   python benchmarks/input_pipeline.py --output=FILE    # also writes JSON
 
 The data is the package's own heads at 64², as Gaussian3Diff's auto-decoder takes them: batches of
@@ -10,13 +11,15 @@ the fields of the auto-decoder's batch; `zip` reads archives in EG3D's form, pic
 PNG and depth as .npy (the format has neither part labels nor UV maps), `zip_png16` has 16-bit PNGs
 for depth. Beside them PNGs of 512²: rendered ones, and the same with the noise of a photograph.
 
-A reader's rate is the median of several runs, all readers taking turns. Other programs take their
-share of it, so the processor's own microseconds an example are given, too.
+Batches are read by one thread, by two, or (those of 64²) by two processes. A rate is the median of
+several runs, all readers taking turns. Other programs take their share of it, so the processor's
+own microseconds an example are given, too, those of the reading processes included.
 """
 
 import argparse
 import io
 import json
+import math
 import os
 import statistics
 import sys
@@ -37,7 +40,15 @@ from headjax.io.images import encode_png
 
 SMALL, LARGE = 64, 512
 BATCH, LARGE_BATCH = 30, 6
-THREADS = (1, 2)
+# How batches are read, by name.
+WAYS = {
+    "threads=1": {"threads": 1, "prefetch": 2},
+    "threads=2": {"threads": 2, "prefetch": 2},
+    "workers=2": {"workers": 2, "prefetch": 4},
+}
+# The readers of 64² views, on which the bar is; the others are not read by processes.
+NEEDED = ("array_record", "zip", "zip_png16")
+NEEDS = ("parts_overlap", "nothing_overlaps")
 FIELDS = ("image", "depth", "mask", "parts", "camera", "identity", "uv_positions", "uv_valid")
 ZIP_FIELDS = ("image", "depth", "mask", "camera")
 BAR = 4.0  # Times what training needs.
@@ -120,48 +131,55 @@ def sources(folder):
     }
 
 
+def worked(processes=()):
+    """The processor's seconds of this process and others; NaN where these are not told."""
+    seconds = time.process_time()
+    for process in processes:
+        try:
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return math.nan
+        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
 def one_run(iterator, *, seconds):
     """Examples a second, and the processor's microseconds an example."""
-    began, worked, examples = time.perf_counter(), time.process_time(), 0
+    processes = getattr(iterator, "processes", ())
+    for _ in range(6):  # What was read before is no part of it.
+        next(iterator)
+    began, before, examples = time.perf_counter(), worked(processes), 0
     while time.perf_counter() - began < seconds:
         examples += len(next(iterator)["camera"])
-    passed, worked = time.perf_counter() - began, time.process_time() - worked
-    return examples / passed, 1e6 * worked / examples
+    passed, work = time.perf_counter() - began, worked(processes) - before
+    return examples / passed, 1e6 * work / examples
 
 
 def measure(readers, *, runs, seconds):
-    """Rates of every reader with every number of threads: medians of runs that take turns."""
-    seen = {(name, threads): [] for name in readers for threads in THREADS}
+    """Rates of every reader, read in every way: medians of runs that take turns."""
+    iterators = {
+        (name, way): data.batches(source, batch_size=size, seed=0, fields=fields, **WAYS[way])
+        for name, (source, fields, size) in readers.items()
+        for way in WAYS
+        if name in NEEDED or "workers" not in WAYS[way]
+    }
+    seen = {key: [] for key in iterators}
     for _ in range(runs):
-        for (name, threads), found in seen.items():
-            source, fields, size = readers[name]
-            iterator = data.batches(
-                source,
-                batch_size=size,
-                seed=0,
-                fields=fields,
-                threads=threads,
-                prefetch=2,
-            )
-            for _ in range(4):  # Threads and what they have prefetched are no part of it.
-                next(iterator)
-            found.append(one_run(iterator, seconds=seconds))
+        for key, iterator in iterators.items():
+            seen[key].append(one_run(iterator, seconds=seconds))
     rows = {name: {} for name in readers}
-    for (name, threads), found in seen.items():
+    for (name, way), found in seen.items():
         rate, work = (statistics.median(values) for values in zip(*found, strict=True))
-        rows[name][f"threads={threads}"] = {
+        rows[name][way] = {
             "examples_per_second": round(rate, 1),
-            "cpu_us_per_example": round(work, 1),
+            "cpu_us_per_example": None if math.isnan(work) else round(work, 1),
         }
     return rows
 
 
 def ratios(rows, need):
     """How many times over each reader of 64² views gives what training needs, at its best."""
-    best = {
-        name: max(row["examples_per_second"] for row in rows[name].values())
-        for name in ("array_record", "zip", "zip_png16")
-    }
+    best = {name: max(row["examples_per_second"] for row in rows[name].values()) for name in NEEDED}
     times = {name: round(rate / need, 2) for name, rate in best.items()}
     return {
         "examples_per_second": need,
@@ -171,10 +189,22 @@ def ratios(rows, need):
     }
 
 
+def needs(text):
+    """One or two numbers above 0, with commas between."""
+    values = [float(part) for part in text.split(",")]
+    if not 1 <= len(values) <= len(NEEDS) or min(values) <= 0:
+        raise ValueError(text)
+    return values
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--need", type=float, default=0.0, help="examples a second that a host needs, by the plan"
+        "--need",
+        type=needs,
+        default=[],
+        help="examples a second that a host needs by the plan, if everything overlaps, and perhaps "
+        "a second number, if nothing does",
     )
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="of a run")
@@ -192,7 +222,8 @@ def main():
         "readers": rows,
     }
     if arguments.need:
-        report["need"] = ratios(rows, arguments.need)
+        pairs = zip(NEEDS, arguments.need, strict=False)
+        report["need"] = {name: ratios(rows, need) for name, need in pairs}
     text = json.dumps(report, indent=2)
     print(text)
     if arguments.output:

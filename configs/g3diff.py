@@ -40,7 +40,7 @@ def demo() -> ml_collections.ConfigDict:
         model=0,                    # at most so many split a layer, for "fsdp_tp"; 0: 2
         slices=1,
     ))  # fmt: skip
-    config.input = ConfigDict(dict(threads=1, prefetch=2))      # reading of batches ahead
+    config.input = ConfigDict(dict(threads=1, prefetch=2, workers=0))  # reading of batches ahead
     # How long about on two CPU cores, for the line at the start.
     config.minutes = ConfigDict(dict(
         data=0.7, surface=1.5, autodecoder=4.0, evaluation=1.0, diffusion=6.0, samples=0.8,
@@ -229,7 +229,7 @@ def paper() -> ml_collections.ConfigDict:
     config = demo()
     config.warm_start = ""
     config.mesh.update(preset="fsdp", fsdp=8)
-    config.input.update(threads=2, prefetch=8)
+    config.input.update(threads=2, prefetch=8, workers=2)
     config.minutes.update(
         data=0.0, surface=0.0, autodecoder=0.0, evaluation=0.0, diffusion=0.0, samples=0.0
     )

@@ -5,6 +5,7 @@ batch and loads its own rows of it, so that the data order is independent of the
 iterator's state is the step: one process' state stands for all, and for any number of them.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from headjax.errors import UserError
+from headjax.io.workers import LoadedAhead
 
 Record = dict[str, np.ndarray]
 # Global batch size -> which of its rows: a slice, or ascending row numbers.
@@ -56,6 +58,7 @@ def batches(
     rows: Rows | None = None,
     threads: int = 1,
     prefetch: int = 2,
+    workers: int = 0,
 ):
     """Batches as a grain `DatasetIterator`: `next`, `get_state`, `set_state`.
 
@@ -74,35 +77,53 @@ def batches(
         transform: applied to each process's stacked batch.
         rows: global batch size ↦ the rows of every global batch that this process loads; None
             loads all.
-        threads: that load batches, each a whole one; more than one help where a record costs more
-            than Python's own share of it: large pictures, a slow file system.
-        prefetch: batches that are kept ready, at least `threads`.
+        threads: of this process that load batches, each a whole one, where there are no `workers`;
+            more than one help where a record costs more than Python's own share of it: large
+            pictures, a slow file system.
+        prefetch: batches that are kept ready, at least `threads` and `workers`.
+        workers: processes that load batches in place of this one, each a whole one; 0 for none.
+            Order, batches and states stay the same. Source and transform must be picklable; each
+            process has its own cache.
 
     Raises:
         UserError: the batch is larger than an epoch or leaves this process no row, the records
-            lack a field, or `threads` and `prefetch` make no sense. On `next`: the source's own, or
-            records of a batch that do not have one shape.
+            lack a field, `threads`, `prefetch` and `workers` make no sense, or the source is not
+            picklable. On `next`: the source's own, or a batch's records do not have one shape.
     """
-    import grain
-
-    if not 1 <= threads <= prefetch:
+    if not 1 <= threads <= prefetch or not 0 <= workers <= prefetch:
         raise UserError(
-            f"threads is {threads} and prefetch {prefetch}; there must be at least one thread, and "
-            "a batch ready for each"
+            f"threads is {threads} and prefetch {prefetch}, workers is {workers}; there must be at "
+            "least one thread, no negative number of workers, and a batch ready for each"
         )
     mine = _own_rows(batch_size, rows)
     order = _identity_order if by_identity else _record_order
     plan = order(source, batch_size=batch_size, seed=seed, shuffle=shuffle)
-    read = _reader(source, fields)
+    load = _Load(_reader(source, fields), transform)
 
-    def load(step: int) -> Any:
-        indices = plan(step)[mine].tolist()
-        batch = _stack([read(index) for index in indices], indices)
-        return transform(batch) if transform else batch
+    def records(step: int) -> Int[np.ndarray, "b"]:
+        return plan(step)[mine]
 
     steps = _ENDLESS if num_epochs is None else num_epochs * plan.steps_per_epoch
+    if workers:
+        return LoadedAhead(load, records, steps=steps, workers=workers, ahead=prefetch)
+    import grain
+
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-    return iter(grain.MapDataset.range(steps).map(load).to_iter_dataset(options))
+    numbers = grain.MapDataset.range(steps)
+    return iter(numbers.map(lambda step: load(records(step))).to_iter_dataset(options))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Load:
+    """Record numbers ↦ their batch; picklable if its parts are."""
+
+    read: Callable[[int], Record]
+    transform: Callable[[Record], Any] | None
+
+    def __call__(self, records: Int[np.ndarray, "b"]) -> Any:
+        indices = records.tolist()
+        batch = _stack([self.read(index) for index in indices], indices)
+        return self.transform(batch) if self.transform else batch
 
 
 def _own_rows(batch_size: int, rows: Rows | None) -> np.ndarray:
@@ -184,10 +205,11 @@ def _reader(source: Source, fields: Sequence[str] | None) -> Callable[[int], Rec
             raise UserError(f"records have no field {name!r}; they have {', '.join(known)}")
     if partial:
         return functools.partial(source.read, fields=tuple(fields))
-    return lambda index: _chosen(source[index], fields)
+    return functools.partial(_chosen, source, tuple(fields))
 
 
-def _chosen(record: Record, fields: Sequence[str]) -> Record:
+def _chosen(source: Source, fields: tuple[str, ...], index: int) -> Record:
+    record = source[index]
     return {name: record[name] for name in fields}
 
 

@@ -5,6 +5,7 @@ record costs one read and a view of each field that is asked for. TFDS's own rea
 arrays, several times slower, because it goes through every feature.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class RecordSource:
         import tensorflow_datasets as tfds
         from tensorflow_datasets.proto import tf_example_pb2
 
-        self._folder = folder
+        self._folder, self._manifest, self._split = folder, manifest, split
         self.config = HeadViewsConfig(**manifest["config"])
         self.part_names = tuple(manifest["part_names"])
         self.identities, self.view_numbers = split_table(self.config, split)
@@ -56,6 +57,11 @@ class RecordSource:
         self._cache: dict[int, Record] | None = {}
         if cache is False or (cache is None and self._decoded_bytes() > CACHE_BYTES):
             self._cache = None
+
+    def __reduce__(self) -> tuple:
+        """Another process opens the files anew, and has a cache of its own."""
+        opened = functools.partial(type(self), split=self._split, cache=self._cache is not None)
+        return opened, (self._folder, self._manifest)
 
     def __len__(self) -> int:
         return len(self.identities)

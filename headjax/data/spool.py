@@ -25,6 +25,7 @@ from headjax.data.config import SPLITS, HeadViewsConfig, record_counts, split_he
 from headjax.data.rendering import Arrays, render_head
 from headjax.data.sources import make_source
 from headjax.errors import UserError
+from headjax.io.workers import worker_environment
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -162,7 +163,7 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=_worker_environment(),
+                env=worker_environment(),
             )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -195,15 +196,3 @@ class _Worker:
         self._process.wait()
         self._reader.join()
         self._process.stdout.close()
-
-
-def _worker_environment() -> dict[str, str]:
-    """This process's environment, less the accelerator, and with one thread a worker."""
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "JAX_PLATFORMS": "cpu",
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-    }

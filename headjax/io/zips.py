@@ -4,6 +4,7 @@ The index is checked when the archive is opened; every member is read in pieces 
 count of bytes, because the sizes that an archive states about itself may lie.
 """
 
+import functools
 import os
 import re
 import stat
@@ -71,6 +72,10 @@ class SafeZip:
             self._archive.close()
             raise
         self.names = sorted(self._members)
+
+    def __reduce__(self) -> tuple:
+        """Another process opens and checks the archive anew."""
+        return functools.partial(type(self), limits=self._limits), (self.path,)
 
     def __enter__(self) -> "SafeZip":
         return self

@@ -7,7 +7,9 @@ from headjax import data
 from headjax.io.images import encode_png
 
 
-def test_rates_are_of_every_reader_with_every_number_of_threads(small_set, tmp_path):
+def test_rates_are_of_every_reader_read_in_every_way(small_set, tmp_path, monkeypatch):
+    one = {"workers": 1, "prefetch": 2}  # Each process takes its time to start.
+    monkeypatch.setitem(input_pipeline.WAYS, "workers=2", one)
     source = data.load_split(small_set, "train", cache=False)
     path = tmp_path / "images.zip"
     input_pipeline.pack(
@@ -20,8 +22,9 @@ def test_rates_are_of_every_reader_with_every_number_of_threads(small_set, tmp_p
     rows = input_pipeline.measure(readers, runs=1, seconds=0.02)
     assert list(rows) == ["array_record", "zip"]
     for row in rows.values():
-        assert list(row) == ["threads=1", "threads=2"]
-        assert all(found["examples_per_second"] > 0 for found in row.values())
+        assert list(row) == ["threads=1", "threads=2", "workers=2"]
+        for found in row.values():
+            assert found["examples_per_second"] > 0 and found["cpu_us_per_example"] >= 0
 
 
 @pytest.mark.parametrize(("zip_rate", "holds"), [(400.0, True), (399.0, False)])
@@ -33,3 +36,10 @@ def test_the_bar_is_four_times_the_need_for_each_reader_at_its_best(zip_rate, ho
     }
     found = input_pipeline.ratios(rows, 100.0)
     assert found["times_over"]["array_record"] == 9.0 and found["holds"] is holds
+
+
+def test_one_need_or_two_are_understood():
+    assert input_pipeline.needs("375") == [375.0] and input_pipeline.needs("375,160") == [375, 160]
+    for text in ("0", "1,2,3", "many"):
+        with pytest.raises(ValueError, match=text):
+            input_pipeline.needs(text)

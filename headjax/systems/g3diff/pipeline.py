@@ -266,9 +266,10 @@ def train_diffusion(context: Context) -> None:
             return step.init(key).replace(params=saved, ema=jax.tree.map(jnp.copy, saved))
 
     size, source = config.diffusion.batch_size, diffusion.StateSource(states)
+    reading = {**config.input, "workers": 0}  # The states are in memory: not once a process.
 
     def batches(rows):
-        return data.batches(source, batch_size=size, seed=context.seed, rows=rows, **config.input)
+        return data.batches(source, batch_size=size, seed=context.seed, rows=rows, **reading)
 
     counted = diffusion.DiffusionStep(settings.counted_config(config), standard)
     task = loop.Task("diffusion", init, step, batches, batch_size=size, counted=counted)

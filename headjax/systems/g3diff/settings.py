@@ -63,6 +63,7 @@ _RANGES = {
     "autodecoder.accumulate": _COUNT, "diffusion.accumulate": _COUNT,
     "autodecoder.keep_every": _OR_NONE, "diffusion.keep_every": _OR_NONE,
     "autodecoder.tv_smooth": _OR_NONE, "input.threads": _COUNT, "input.prefetch": _COUNT,
+    "input.workers": _OR_NONE,
     "autodecoder.patches": _COUNT, "autodecoder.patch_side": _COUNT,
     "autodecoder.checkpoint_every": _COUNT, "autodecoder.z_std": _OR_NONE,
     "autodecoder.code_sigma": _POSITIVE, "autodecoder.radii_per_spacing": _POSITIVE,

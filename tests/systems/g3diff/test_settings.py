@@ -102,6 +102,7 @@ def test_a_kernel_that_this_machine_cannot_run_is_refused():
 @pytest.mark.parametrize("change, sentence", [
     ("mesh.preset='ddp'", "mesh.preset='ddp' is none of dp, fsdp, fsdp_tp"),
     ("input.threads=0", "input.threads=0 must be at least 1"),
+    ("input.workers=-1", "input.workers=-1 must be at least 0"),
     ("autodecoder.keep_every=-1", "autodecoder.keep_every=-1 must be at least 0"),
 ])  # fmt: skip
 def test_how_a_run_runs_is_checked_before_it_begins(change, sentence):
