@@ -149,7 +149,7 @@ def one_run(iterator, *, seconds):
     for _ in range(6):  # What was read before is no part of it.
         next(iterator)
     began, before, examples = time.perf_counter(), worked(processes), 0
-    while time.perf_counter() - began < seconds:
+    while not examples or time.perf_counter() - began < seconds:
         examples += len(next(iterator)["camera"])
     passed, work = time.perf_counter() - began, worked(processes) - before
     return examples / passed, 1e6 * work / examples
