@@ -40,6 +40,14 @@ print("without a newline", end="")
 sys.exit(int(os.environ.get("CODE_" + os.environ["HEADJAX_PROCESS"], "0")))
 """
 
+# Gives a command a session of its own, whose terminal is standard input.
+TAKE_TERMINAL = [sys.executable, "-c", """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""]  # fmt: skip
+
 
 @pytest.fixture
 def stand_in(tmp_path):
@@ -49,12 +57,12 @@ def stand_in(tmp_path):
 
 
 class Group:
-    """local.sh at work; `told[i]` is what process i told of itself."""
+    """local.sh at work, by `before` if there is one; `told[i]` is what process i told of itself."""
 
-    def __init__(self, variables, count, **options):
+    def __init__(self, variables, count, before=(), **options):
         environment = {"PATH": os.environ["PATH"], "HOME": "/"} | variables
         self.script = subprocess.Popen(
-            [str(LAUNCH / "local.sh"), str(count), "wait"],
+            [*before, str(LAUNCH / "local.sh"), str(count), "wait"],
             env=environment, text=True, **options,
         )  # fmt: skip
         self.told, self.lines = {}, []
@@ -198,7 +206,7 @@ def test_ctrl_c_in_a_terminal_reaches_every_process_once(stand_in):
     leader, follower = pty.openpty()
     with open(leader, "rb", buffering=0) as terminal:
         options = {"stdin": follower, "stdout": follower, "stderr": follower}
-        with group({**stand_in, "CHILD": "1"}, preexec_fn=take_terminal, **options) as it:
+        with group({**stand_in, "CHILD": "1"}, before=TAKE_TERMINAL, **options) as it:
             os.close(follower)
             lines = (line.decode().rstrip("\r\n") + "\n" for line in iter(terminal.readline, b""))
             it.read(Lines(lines), 3)
@@ -214,15 +222,6 @@ class Lines:
 
     def __init__(self, lines):
         self.readline = lambda: next(lines, "")
-
-
-def take_terminal():
-    """In the child: a session of its own, whose terminal is standard input."""
-    import fcntl
-    import termios
-
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def read_to_the_end(terminal):
