@@ -11,6 +11,7 @@ from headjax.geometry.meshes import Mesh
 
 CHUNK = 65_536  # points a call
 PEAK_SHARE = 1 / 6
+TIE_SHARE = 1e-5  # of the density's range: how near to the level a lattice point may lie
 
 Bounds = tuple[tuple[float, float, float], tuple[float, float, float]]
 
@@ -33,22 +34,61 @@ def evaluate(
 
     One size means one compilation when the function is jitted.
     """
-    pieces = []
-    for start in range(0, len(points), chunk):
-        piece = points[start : start + chunk]
-        missing = min(chunk, len(points)) - len(piece)
-        filled = np.pad(piece, ((0, missing), (0, 0)), mode="edge").astype(np.float32)
-        pieces.append(np.asarray(function(filled), np.float32)[: len(piece)])
-    return np.concatenate(pieces)
+    size = min(chunk, len(points))
+    starts = range(0, len(points), max(size, 1))
+    return np.concatenate([_ask(function, points[start : start + size], size) for start in starts])
 
 
-def _lattice(bounds: Bounds, resolution: int) -> Float[np.ndarray, "n n n 3"]:
-    low, high = np.asarray(bounds, np.float64)
-    axes = [np.linspace(a, b, resolution) for a, b in zip(low, high, strict=True)]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+def _ask(
+    function: Callable, points: Float[np.ndarray, "p 3"], size: int
+) -> Float[np.ndarray, "p *c"]:
+    """`function` at points that are filled up to `size` by the last."""
+    filled = np.pad(points, ((0, size - len(points)), (0, 0)), mode="edge").astype(np.float32)
+    return np.asarray(function(filled), np.float32)[: len(points)]
 
 
-def _check(bounds: Bounds, resolution: int, level: float | None) -> None:
+def _lattice_densities(
+    density_fn: Callable, axes: list[np.ndarray], *, chunk: int
+) -> tuple[Float[np.ndarray, "x y z"], float, float]:
+    """Density on the lattice of `axes` with one layer more on each side, and its least and most.
+
+    Points are made and asked by pieces: the one array of the lattice's size is the result. The
+    layer around it is left to the caller.
+    """
+    shape = tuple(len(axis) for axis in axes)
+    count = int(np.prod(shape))
+    size = min(chunk, count)
+    padded = np.empty([n + 2 for n in shape], np.float32)
+    low, high = np.inf, -np.inf
+    for start in range(0, count, size):
+        index = np.unravel_index(np.arange(start, min(start + size, count)), shape)
+        points = np.stack([axis[i] for axis, i in zip(axes, index, strict=True)], axis=-1)
+        density = _ask(density_fn, points, size)
+        if not np.isfinite(density).all():
+            raise UserError("the density is NaN or infinite somewhere; the field is broken")
+        low, high = min(low, float(density.min())), max(high, float(density.max()))
+        padded[tuple(i + 1 for i in index)] = density
+    return padded, low, high
+
+
+def _fill_rim(padded: Float[np.ndarray, "x y z"], value: float) -> None:
+    for axis in range(3):
+        layers = np.moveaxis(padded, axis, 0)
+        layers[0] = layers[-1] = value
+
+
+def _clear_of(padded: Float[np.ndarray, "x y z"], level: float, *, margin: float) -> None:
+    """Moves densities at least `margin` away from the level, each to its own side.
+
+    Where a lattice point lies on the surface to the bit, scikit-image leaves holes; where it nearly
+    does, triangles shrink to points, which other programs merge.
+    """
+    for layer in padded:
+        near = np.abs(layer - level) < margin
+        layer[near] = np.where(layer[near] < level, level - margin, level + margin)
+
+
+def _check(bounds: Bounds, resolution: int, level: float | None, border: int) -> None:
     box = np.asarray(bounds, np.float64)
     if box.shape != (2, 3) or not np.isfinite(box).all() or not (box[0] < box[1]).all():
         raise UserError(f"bounds {bounds} are no box; give (low, high), each of three numbers")
@@ -56,6 +96,8 @@ def _check(bounds: Bounds, resolution: int, level: float | None) -> None:
         raise UserError(f"resolution {resolution} lies outside 2 to 1024")
     if level is not None and not np.isfinite(level):
         raise UserError(f"level {level} is no number")
+    if not 0 <= border or resolution - 2 * border < 2:
+        raise UserError(f"a border of {border} leaves nothing of {resolution} lattice points")
 
 
 def extract_mesh(
@@ -65,11 +107,15 @@ def extract_mesh(
     bounds: Bounds,
     resolution: int,
     level: float | None,
+    border: int = 0,
+    outside: float | None = None,
+    chunk: int = CHUNK,
 ) -> Mesh:
     """The surface where the density passes `level`, denser inside.
 
     Faces look outwards. The mesh is closed: where the dense part reaches the bounds, it is cut off
-    there (up to one cell beyond).
+    there (up to one cell beyond). Memory: one float32 array of the lattice, which is 0.55 GB at
+    512, and what the mesh itself needs.
 
     Args:
       density_fn: points [p, 3] -> density [p].
@@ -78,18 +124,21 @@ def extract_mesh(
       resolution: lattice points along each axis, 2 to 1024.
       level: of the surface, in units of the density; None takes `PEAK_SHARE` of the largest
         density on the lattice, which lies well on the slope of a learned field.
+      border: lattice points at each face of the box that count as empty; they are not asked.
+      outside: density there and beyond the box; far below the level it makes the cut flat. None
+        takes the least of the lattice.
+      chunk: points asked at a time.
 
     Raises:
       UserError: scikit-image is missing, an argument is impossible, the density is not finite, or
         it never passes `level`.
     """
-    _check(bounds, resolution, level)
+    _check(bounds, resolution, level, border)
     marching_cubes = _marching_cubes()
-    lattice = _lattice(bounds, resolution)
-    density = evaluate(density_fn, lattice.reshape(-1, 3)).reshape([resolution] * 3)
-    if not np.isfinite(density).all():
-        raise UserError("the density is NaN or infinite somewhere; the field is broken")
-    low, high = float(density.min()), float(density.max())
+    corner, far = np.asarray(bounds, np.float64)
+    kept = slice(border, resolution - border)
+    axes = [np.linspace(a, b, resolution)[kept] for a, b in zip(corner, far, strict=True)]
+    padded, low, high = _lattice_densities(density_fn, axes, chunk=chunk)
     if level is None:
         level = PEAK_SHARE * high
     if high <= level:
@@ -97,17 +146,17 @@ def extract_mesh(
             f"no surface: the density runs from {low:.4g} to {high:.4g} and never passes the level "
             f"{level:.4g}; give a level between"
         )
-    outside = min(low, level - 1e-3 * max(abs(level), 1.0))
-    padded = np.pad(density, 1, constant_values=outside)
+    below = level - 1e-3 * max(abs(level), 1.0)
+    _fill_rim(padded, min(low if outside is None else outside, below))
+    _clear_of(padded, level, margin=TIE_SHARE * (high - low))
     with warnings.catch_warnings():
         # scikit-image 0.26 sets array shapes in a way that numpy 2.5 will drop.
         warnings.simplefilter("ignore", DeprecationWarning)
         indices, faces, _, _ = marching_cubes(padded, level=level)
-    corner, far = np.asarray(bounds, np.float64)
-    vertices = corner + (indices - 1) * (far - corner) / (resolution - 1)
+    vertices = corner + (indices - 1 + border) * (far - corner) / (resolution - 1)
     vertices = vertices.astype(np.float32)
     colors = None
     if color_fn is not None:
-        colors = np.clip(evaluate(color_fn, vertices), 0.0, 1.0)
+        colors = np.clip(evaluate(color_fn, vertices, chunk=chunk), 0.0, 1.0)
     # scikit-image winds triangles inwards where the density is higher inside.
     return Mesh(vertices, faces[:, ::-1].astype(np.int32), vertex_colors=colors)

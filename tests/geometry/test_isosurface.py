@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from headjax.errors import UserError
 from headjax.geometry.isosurface import PEAK_SHARE, evaluate, extract_mesh
@@ -42,6 +43,61 @@ def test_a_ball_comes_out_closed_outward_and_of_its_size():
     np.testing.assert_allclose(_volume(mesh), volume, rtol=0.01)
     np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), RADIUS, atol=1e-3)
     np.testing.assert_allclose(mesh.vertex_colors, position_color(mesh.vertices), atol=1e-6)
+
+
+def test_a_balls_mesh_is_within_a_voxel_of_the_sphere_both_ways():
+    mesh = extract_mesh(ball, None, bounds=CUBE, resolution=40, level=10.0)
+    voxel = 0.72 / 39
+    surface = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    on_mesh, _ = trimesh.sample.sample_surface(surface, 60_000, seed=0)
+    to_sphere = np.abs(np.linalg.norm(on_mesh, axis=1) - RADIUS).max()
+    directions = np.random.default_rng(0).normal(size=(4000, 3))
+    on_sphere = RADIUS * directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    # From above: the nearest of many points of the mesh is farther than the mesh.
+    to_mesh = cKDTree(np.concatenate([on_mesh, mesh.vertices])).query(on_sphere)[0].max()
+    assert max(to_sphere, to_mesh) <= voxel
+
+
+def test_lattice_points_on_the_surface_leave_no_holes():
+    # Quantised, so that many densities are the level to the bit.
+    def steps(points):
+        return np.round(4 * np.sin(9 * points).sum(-1)) / 4
+
+    mesh = extract_mesh(steps, None, bounds=CUBE, resolution=25, level=0.5)
+    assert is_watertight(mesh.faces) and _volume(mesh) > 0
+    merged = trimesh.Trimesh(mesh.vertices, mesh.faces, process=True)
+    assert merged.is_watertight
+
+
+def test_the_border_counts_as_empty_is_not_asked_and_is_cut_flat():
+    asked = []
+
+    def full(points):
+        asked.append(np.abs(points).max())
+        return 50.0 - points[:, 0]
+
+    mesh = extract_mesh(
+        full, None, bounds=CUBE, resolution=37, level=10.0, border=4, outside=-1000.0
+    )
+    inner, voxel = 0.36 * (1 - 8 / 36), 0.72 / 36
+    assert max(asked) <= inner + 1e-6
+    assert is_watertight(mesh.faces)
+    np.testing.assert_allclose(np.abs(mesh.vertices).max(axis=0), inner, atol=0.05 * voxel)
+    np.testing.assert_allclose(_volume(mesh), (2 * inner) ** 3, rtol=0.01)
+
+
+def test_the_lattice_is_asked_in_pieces_of_one_size():
+    sizes = set()
+
+    def counted(points):
+        sizes.add(len(points))
+        return ball(points)
+
+    pieces = extract_mesh(counted, None, bounds=CUBE, resolution=20, level=10.0, chunk=777)
+    assert sizes == {777}
+    whole = extract_mesh(ball, None, bounds=CUBE, resolution=20, level=10.0)
+    np.testing.assert_allclose(pieces.vertices, whole.vertices, atol=1e-6)
+    np.testing.assert_array_equal(pieces.faces, whole.faces)
 
 
 def test_a_box_that_is_no_cube_keeps_the_proportions():
@@ -93,6 +149,8 @@ def test_evaluation_in_pieces_asks_for_one_size_and_changes_nothing():
         ({"resolution": 5000}, "resolution 5000 lies outside"),
         ({"bounds": ((1.0, 0.0, 0.0), (0.0, 1.0, 1.0))}, "are no box"),
         ({"level": float("nan")}, "is no number"),
+        ({"border": 8}, "a border of 8 leaves nothing"),
+        ({"border": -1}, "a border of -1"),
     ],
 )
 def test_impossible_requests_are_refused(changes, message):
