@@ -9,7 +9,6 @@ The forms are timed in turn, so that a drifting machine drifts for all; medians 
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import environment, in_turn
+from benchmarks.timing import environment, in_turn, tell
 from pallas_kernels.knn_blend import knn_blend
 from pallas_kernels.knn_blend.naive import knn_blend_naive
 from pallas_kernels.knn_blend.specs import SPECS, make_inputs, options_of
@@ -75,10 +74,7 @@ def main():
         "runs": arguments.runs,
         "shapes": {name: measure(name, runs=arguments.runs) for name in ("query", "query_demo")},
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
+    tell(report, arguments.output)
 
 
 if __name__ == "__main__":

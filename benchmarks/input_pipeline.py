@@ -34,7 +34,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import device_name, environment
+from benchmarks.timing import device_name, environment, tell
 from headjax import data
 from headjax.io.images import encode_png
 
@@ -224,10 +224,7 @@ def main():
     if arguments.need:
         pairs = zip(NEEDS, arguments.need, strict=False)
         report["need"] = {name: ratios(rows, need) for name, need in pairs}
-    text = json.dumps(report, indent=2)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
+    tell(report, arguments.output)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the benchmarks share: the device's name, and times and memory of compiled programs."""
 
+import json
 import os
 import platform
 import re
@@ -28,6 +29,14 @@ def environment():
         "platform": device.platform,
         "jax": jax.__version__,
     }
+
+
+def tell(report, output=None):
+    """Prints a report as JSON, and writes it to the file `output` where there is one."""
+    text = json.dumps(report, indent=2)
+    print(text)
+    if output:
+        output.write_text(text + "\n")
 
 
 def milliseconds(program, inputs=()):

@@ -14,7 +14,6 @@ from the payload itself. Times are medians of whole steps, the state handed on f
 import argparse
 import dataclasses
 import functools
-import json
 import math
 import os
 import statistics
@@ -27,11 +26,11 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import environment
+from benchmarks.timing import environment, tell
 from headjax.geometry.cameras import label_from_camera, orbit
 from headjax.systems.g3diff import autodecoder
+from headjax.systems.g3diff.workloads import autodecoder_workload
 from headjax.train import config as configs
-from headjax.train.state import new_state
 
 MIB = 1 << 20
 IDENTITIES, BATCH, SIDE, SAMPLES = 24, 4, 64, 48
@@ -65,36 +64,8 @@ def table_2(neighbors):
 
 def shapes(config):
     """Shapes of the state and of a batch of views."""
-    grid, batch = config.field.grid, config.autodecoder.batch_identities
-
-    def array(*shape, dtype=jnp.float32):
-        return jax.ShapeDtypeStruct(shape, dtype)
-
-    maps = array(IDENTITIES, grid, grid, 3)
-    views = {
-        "image": array(batch, SIDE, SIDE, 3, dtype=jnp.uint8),
-        "depth": array(batch, SIDE, SIDE, 1),
-        "mask": array(batch, SIDE, SIDE, 1, dtype=jnp.uint8),
-        "parts": array(batch, SIDE, SIDE, 1, dtype=jnp.uint8),
-        "camera": array(batch, 25),
-        "identity": array(batch, dtype=jnp.int32),
-        "uv_positions": array(batch, grid, grid, 3),
-        "uv_valid": array(batch, grid, grid, dtype=jnp.bool),
-    }
-    tables = {"z": array(IDENTITIES, config.decoder.code_dim)} | dict.fromkeys(
-        ("centers", "rpy", "radii"), maps
-    )
-
-    def init(key, tables):
-        shared = autodecoder.init_shared(key, config=config)
-        optimizer = autodecoder.shared_optimizer(config, steps=config.autodecoder.steps)
-        return new_state(
-            {"shared": shared, "tables": tables},
-            {"shared": optimizer.init(shared), "rows": autodecoder.rows.init_rows(tables)},
-        )
-
-    state = jax.eval_shape(init, jax.random.key(0), tables)
-    return state, views
+    stage = autodecoder_workload(config)
+    return jax.eval_shape(stage.init, jax.random.key(0)), stage.batch
 
 
 def compiled_step(config, step_class, sharding):
@@ -195,10 +166,7 @@ def main():
         "samples": SAMPLES,
         **measure(topology=arguments.topology, neighbors=neighbors, runs=arguments.runs),
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
+    tell(report, arguments.output)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ timed in turn, so that a drifting machine drifts for both; medians are quoted.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import environment, in_turn
+from benchmarks.timing import environment, in_turn, tell
 from headjax.render import triplane
 from pallas_kernels.ray_march import Decoder
 
@@ -148,10 +147,7 @@ def main():
         "planes": [3, CHANNELS, RESOLUTION, RESOLUTION],
         **measure(runs=arguments.runs, implementation=arguments.implementation),
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
+    tell(report, arguments.output)
 
 
 if __name__ == "__main__":

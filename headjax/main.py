@@ -171,10 +171,7 @@ def _parse(arguments: list[str]) -> _Arguments:
         flags.DEFINE_string(name, None, "", flag_values=parser)
     flags.DEFINE_string("distributed", "auto", "", flag_values=parser)
     flags.DEFINE_bool("dry_run", False, "", flag_values=parser)
-    try:
-        rest = parser(["headjax", *arguments], known_only=True)[1:]
-    except flags.Error as error:
-        raise UserError(f"{configs.flag_sentence(error)} (--help lists all flags)") from error
+    rest = configs.parsed(parser, arguments)
     for argument in rest:
         name = argument.lstrip("-").partition("=")[0]
         if argument.startswith("-") and name.partition(".")[0] not in ("config", "noconfig"):

@@ -14,7 +14,7 @@ import jax
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array
 
-from headjax.render.devices import dividing
+from headjax.render.devices import BATCH_AXES, dividing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +24,10 @@ class AxisRules:
     Attributes:
       batch: takes those of its axes that divide its length.
       heads: takes all of its axes whatever the length; some devices may then have less to do.
-      channels: as `heads`.
     """
 
-    batch: tuple[str, ...] = ("data", "fsdp")
-    heads: tuple[str, ...] = ("data", "fsdp")
-    channels: tuple[str, ...] = ("model",)
+    batch: tuple[str, ...] = BATCH_AXES
+    heads: tuple[str, ...] = BATCH_AXES
 
     def spec(self, mesh: Mapping[str, int], **sizes: int) -> PartitionSpec:
         """The spec of an array whose leading axes have these names and sizes.

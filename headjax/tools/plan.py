@@ -132,10 +132,7 @@ def _parse(arguments: list[str]) -> tuple[flags.FlagValues, list[str]]:
         flags.DEFINE_string(name, None, "", flag_values=parser)
     flags.DEFINE_integer("batch", None, "", 1, flag_values=parser)
     flags.DEFINE_bool("sweep", False, "", flag_values=parser)
-    try:
-        rest = parser(["plan", *arguments], known_only=True)[1:]
-    except flags.Error as error:
-        raise UserError(f"{configs.flag_sentence(error)} (--help lists all flags)") from error
+    rest = configs.parsed(parser, arguments)
     for argument in rest:
         if not argument.startswith(("--config.", "--noconfig.")):
             raise UserError(f"unknown flag {argument!r}; --help lists all flags")

@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 import headjax
 from headjax.errors import UserError
-from headjax.train.stages import HOW_IT_RUNS, plain, read_json, write_json
+from headjax.train.stages import plain, read_json, what_it_computes, write_json
 
 DEFAULT_PRESET = "default"
 FILE = "config.json"
@@ -109,7 +109,7 @@ def keep(workdir: Path, config: Config) -> bool:
     values = plain(config.values)
     if path.exists():
         before = plain(read(workdir).values)
-        changes = differences(*(_results(v) for v in (before, values)))
+        changes = differences(*map(what_it_computes, (before, values)))
         if changes:
             raise UserError(
                 f"{workdir} was made with another config ({'; '.join(changes)}); use another "
@@ -126,10 +126,6 @@ def keep(workdir: Path, config: Config) -> bool:
         },
     )
     return False
-
-
-def _results(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in HOW_IT_RUNS}
 
 
 def read(workdir: Path) -> Config:
@@ -179,6 +175,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` (did you mean …?)`, or nothing where no known word is close."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def parsed(parser: flags.FlagValues, arguments: Iterable[str]) -> list[str]:
+    """Reads the arguments that `parser` knows into it; returns the others.
+
+    Raises:
+        UserError: a value that its flag does not take.
+    """
+    try:
+        return parser(["headjax", *arguments], known_only=True)[1:]
+    except flags.Error as error:
+        raise UserError(f"{flag_sentence(error)} (--help lists all flags)") from error
 
 
 def flag_sentence(error: flags.Error) -> str:

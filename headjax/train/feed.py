@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -14,15 +15,19 @@ from headjax.nets.activations import AxisRules
 from headjax.train.sharding import replicated
 
 
+@functools.lru_cache(maxsize=16)
 def batch_sharding(mesh: Mesh | AbstractMesh, size: int) -> NamedSharding:
     """Batches of `size`: along as many of (data, fsdp) as divide it; whole on all others."""
     return NamedSharding(mesh, AxisRules().spec(dict(mesh.shape), batch=size))
 
 
+@functools.lru_cache(maxsize=16)
 def local_rows(mesh: Mesh, size: int) -> Int[np.ndarray, "n"]:
-    """Which rows of a batch of `size` this process' devices hold, in ascending order."""
+    """Which rows of a batch of `size` this process' devices hold, ascending and read-only."""
     held = batch_sharding(mesh, size).addressable_devices_indices_map((size,))
-    return np.unique(np.concatenate([np.arange(size)[index] for index in held.values()]))
+    rows = np.unique(np.concatenate([np.arange(size)[index] for index in held.values()]))
+    rows.flags.writeable = False
+    return rows
 
 
 def put_batch(batch: Any, mesh: Mesh, *, size: int) -> Any:

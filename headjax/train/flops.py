@@ -53,7 +53,7 @@ def of_equation(equation: core.JaxprEqn) -> float:
         return _of_dot(equation)
     if name == "conv_general_dilated":
         return _of_convolution(equation)
-    inner = [of_jaxpr(jaxpr) for jaxpr in _jaxprs(params)]
+    inner = [of_jaxpr(jaxpr) for jaxpr in programs(params)]
     if not any(inner):
         return 0.0
     if name == "while":
@@ -79,7 +79,8 @@ def _repeats(name: str, params: dict[str, Any]) -> int:
     return 1
 
 
-def _jaxprs(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
+def programs(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
+    """The programs inside an equation, which its parameters hold."""
     for value in params.values():
         for part in value if isinstance(value, list | tuple) else (value,):
             if isinstance(part, core.ClosedJaxpr):

@@ -98,9 +98,10 @@ def fit(
     saving = Checkpoints(folder, keep=keep, keep_every=keep_every)
     with saving as saves, stopping_between_steps() as request, jax.set_mesh(mesh):
         iterator = iter(task.batches(functools.partial(feed.local_rows, mesh)))
-        state = _start(task, saves=saves, iterator=iterator, seed=seed, mesh=mesh)
+        abstract = abstract_state(task, mesh=mesh)
+        state = _start(task, abstract, saves=saves, iterator=iterator, seed=seed)
         first = step = int(state.step)
-        update = jit_update(task, mesh=mesh)
+        update = jit_update(task, abstract, mesh=mesh)
         agreement = Agreement(mesh)
         key = jax.device_put(stream_key(seed, f"{task.name}/step"), sharding.replicated(mesh))
         logger.event(task.name, "resumed" if first else "started", step=first)
@@ -146,15 +147,14 @@ def _layout(task: Task, mesh: Mesh) -> str:
 
 
 def _start(
-    task: Task, *, saves: Checkpoints, iterator: Iterator, seed: int, mesh: Mesh
+    task: Task, abstract: TrainState, *, saves: Checkpoints, iterator: Iterator, seed: int
 ) -> TrainState:
     """The newest checkpoint's state, the iterator set to it; the initial state where none is."""
-    abstract = abstract_state(task, mesh=mesh)
     restored = saves.restore_latest(abstract, iterator=iterator, seed=seed)
     if restored is not None:
         return restored
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(_init(task), out_shardings=places)(stream_key(seed, f"{task.name}/init"))
+    init = jax.jit(_init(task), out_shardings=_places(abstract))
+    return init(stream_key(seed, f"{task.name}/init"))
 
 
 def _init(task: Task) -> Callable[[jax.Array], TrainState]:
@@ -174,19 +174,23 @@ def abstract_state(task: Task, *, mesh: Mesh | AbstractMesh) -> TrainState:
     )
 
 
-def jit_update(task: Task, *, mesh: Mesh | AbstractMesh) -> Callable:
+def _places(abstract: TrainState) -> Any:
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def jit_update(task: Task, abstract: TrainState, *, mesh: Mesh | AbstractMesh) -> Callable:
     """The program that trains: `update(state, batch, key) -> (state, metrics)`.
 
     It donates the state, counts the step and folds it into the key. Call or lower it where the
-    mesh is set (`jax.set_mesh`).
+    mesh is set (`jax.set_mesh`). The new state lives where `abstract_state` says.
     """
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(task, mesh=mesh))
 
     def update(state, batch, key):
         new, metrics = task.step(state, batch, jax.random.fold_in(key, state.step))
         return new.replace(step=state.step + 1), metrics
 
-    return jax.jit(update, donate_argnums=0, out_shardings=(places, sharding.replicated(mesh)))
+    places = _places(abstract), sharding.replicated(mesh)
+    return jax.jit(update, donate_argnums=0, out_shardings=places)
 
 
 def _flops(task: Task, mesh: Mesh, *arguments: Any) -> float | None:

@@ -91,9 +91,13 @@ class Row:
 
 def config_hash(config: Any) -> str:
     """Fingerprint of what a configuration computes: SHA-256 of sorted JSON, 16 digits."""
-    kept = {name: value for name, value in plain(config).items() if name not in HOW_IT_RUNS}
-    values = json.dumps(kept, sort_keys=True)
+    values = json.dumps(what_it_computes(config), sort_keys=True)
     return hashlib.sha256(values.encode()).hexdigest()[:16]
+
+
+def what_it_computes(config: Any) -> dict[str, Any]:
+    """A configuration as `plain` gives it, without the groups that only say how it runs."""
+    return {name: value for name, value in plain(config).items() if name not in HOW_IT_RUNS}
 
 
 def plain(config: Any) -> Any:

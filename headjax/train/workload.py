@@ -52,7 +52,7 @@ def traced(workload: Workload, mesh: Any) -> jax.stages.Traced:
     state, batch, key = arguments(workload, mesh)
     abstract = isinstance(mesh, jax.sharding.AbstractMesh)
     with jax.sharding.use_abstract_mesh(mesh if abstract else mesh.abstract_mesh):
-        return loop.jit_update(workload.task(), mesh=mesh).trace(state, batch, key)
+        return loop.jit_update(workload.task(), state, mesh=mesh).trace(state, batch, key)
 
 
 def lower(workload: Workload, mesh: Any) -> jax.stages.Lowered:
@@ -62,7 +62,11 @@ def lower(workload: Workload, mesh: Any) -> jax.stages.Lowered:
         workload: what to lower.
         mesh: with the axes of `headjax.train.mesh`; an abstract one is lowered for TPUs.
     """
-    program = traced(workload, mesh)
+    return lowered(traced(workload, mesh), mesh)
+
+
+def lowered(program: jax.stages.Traced, mesh: Any) -> jax.stages.Lowered:
+    """As `lower`, of a program that is traced already."""
     abstract = isinstance(mesh, jax.sharding.AbstractMesh)
     return program.lower(lowering_platforms=("tpu",)) if abstract else program.lower()
 

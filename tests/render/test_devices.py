@@ -1,15 +1,10 @@
 """Work that is divided among devices gives what it gives on one."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from headjax.render.devices import dividing
+from tests.processes import assert_all_succeed, run_processes
 
-ROOT = Path(__file__).resolve().parents[2]
 ALL = ("data", "fsdp", "model")
 
 
@@ -79,10 +74,4 @@ assert "all_gather" in text and "reduce_scatter" in text
 
 
 def test_heads_rays_and_decoding_on_eight_devices_give_what_one_device_gives():
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }  # fmt: skip
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr[-4000:]
+    assert_all_succeed(run_processes(PROGRAM, count=1, devices_each=8, timeout=600))

@@ -10,8 +10,6 @@ import dataclasses
 import math
 from typing import Any
 
-from jax.extend import core
-
 from headjax.train import flops
 
 # They move or make numbers; everything else computes one operation an element.
@@ -67,7 +65,8 @@ def work(jaxpr: Any, *, platform: str = "tpu") -> Work:
             steps = math.prod(equation.params["grid_mapping"].grid)
             total += dataclasses.replace(body * steps, calls=1)
         else:
-            inner = sum((work(j, platform=platform) for j in _programs(equation)), Work())
+            programs = flops.programs(equation.params)
+            inner = sum((work(program, platform=platform) for program in programs), Work())
             total += inner * equation.params.get("length", 1) if inner.calls else Work()
     return total
 
@@ -77,7 +76,7 @@ def _body(jaxpr: Any) -> Work:
     total = Work()
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         name = equation.primitive.name
-        inner = [_body(program) for program in _programs(equation)]
+        inner = [_body(program) for program in flops.programs(equation.params)]
         if name == "cond":
             total += max(inner, key=_size)
         elif inner:
@@ -100,13 +99,3 @@ def _chosen(platforms: Any, platform: str) -> int:
 
 def _size(work: Work) -> float:
     return work.matrix_flops + work.vector_ops
-
-
-def _programs(equation: Any) -> list[Any]:
-    """The programs inside an equation."""
-    found = []
-    for value in equation.params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, core.ClosedJaxpr | core.Jaxpr):
-                found.append(item)
-    return found

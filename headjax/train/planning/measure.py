@@ -51,7 +51,8 @@ def plan(
     devices = topology.tpu_devices(where) if where.is_tpu else topology.simulated_devices(where)
     mesh = make_mesh(options, devices)
     say(f"{stage.name}: tracing the step for {where.name}")
-    lowered = workload.lower(stage, mesh)
+    program = workload.traced(stage, mesh)
+    lowered = workload.lowered(program, mesh)
     key = cache.key(lowered.as_text(), topology=where.name)
     made = cache.load(folder, key) if folder is not None else None
     if made is None:
@@ -61,7 +62,7 @@ def plan(
             cache.save(folder, key, made)
     else:
         say(f"{stage.name}: {where.name} was compiled before ({key}.json)")
-    return finished(made, stage, where, mesh)
+    return finished(made, stage, where, program, mesh)
 
 
 def _compiled(lowered: Any, mesh: Any) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def _merged(found: list[collectives.Collective]) -> list[collectives.Collective]
 
 
 def finished(
-    made: dict[str, Any], stage: Workload, where: topology.Topology, mesh: Any
+    made: dict[str, Any], stage: Workload, where: topology.Topology, program: Any, mesh: Any
 ) -> dict[str, Any]:
     """The plan: what was compiled, with the workload, the chip's figures and the roofline."""
     result = {
@@ -125,13 +126,15 @@ def finished(
     if "refused_bytes" in made:
         used = made["refused_bytes"] * mesh.size // where.chips
         return result | {"fits": False, "total_bytes": used}
-    return result | _rates(made, stage, where, mesh)
+    work = _traced(program.jaxpr.jaxpr, platform=where.chip.platform)
+    return result | _rates(made, work, stage, where, mesh)
 
 
-def _rates(made, stage: Workload, where: topology.Topology, mesh: Any) -> dict[str, Any]:
+def _rates(
+    made, traced, stage: Workload, where: topology.Topology, mesh: Any
+) -> dict[str, Any]:
     """Memory, work, collectives and times of a program that was compiled."""
     each = mesh.size // where.chips
-    traced = _traced(stage, mesh, platform=where.chip.platform)
     matrix = made["matrix_flops"] + traced["kernels"]["matrix_flops"]
     if not where.is_tpu and traced["flops"] is not None:
         # The CPU's compiler rewrites convolutions and folds recomputation away.
@@ -244,9 +247,8 @@ def _xla_cost(compiled: Any) -> dict[str, float]:
     return {name: cost[name] for name in ("flops", "bytes accessed") if name in cost}
 
 
-def _traced(stage: Workload, mesh: Any, *, platform: str) -> dict[str, Any]:
+def _traced(jaxpr: Any, *, platform: str) -> dict[str, Any]:
     """FLOPs of the step as it is written, over all devices, and the kernels' on one device."""
-    jaxpr = workload.traced(stage, mesh).jaxpr.jaxpr
     found = kernels.work(jaxpr, platform=platform)
     return {
         "flops": _total_flops(jaxpr),

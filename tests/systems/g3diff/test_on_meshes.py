@@ -4,30 +4,22 @@ The stages follow each other, so what one of them changes, the next would show.
 """
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.processes import assert_all_succeed, run_processes
+
 PROGRAM = "tests.systems.g3diff.on_meshes"
 SAMPLE = ["dp:1", "fsdp:8"]
 WHOLE = ["dp:1", *(f"{preset}:{n}" for preset in ("dp", "fsdp", "fsdp_tp") for n in (2, 4, 8))]
 
 
 def train(data_dir, *, steps, meshes):
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }  # fmt: skip
-    run = subprocess.run(
-        [sys.executable, "-m", PROGRAM, str(data_dir), str(steps), *meshes],
-        cwd=ROOT, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-4000:]
-    return json.loads(run.stdout.splitlines()[-1])
+    arguments = ["-m", PROGRAM, str(data_dir), str(steps), *meshes]
+    ends = run_processes(arguments, count=1, devices_each=8, timeout=3600)
+    assert_all_succeed(ends)
+    return json.loads(ends[0].stdout.splitlines()[-1])
 
 
 def assert_equal_losses(results, *, steps):

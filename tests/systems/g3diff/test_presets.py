@@ -8,7 +8,7 @@ import pytest
 from headjax.render import gaussian_field as field
 from headjax.systems import g3diff
 from headjax.systems.g3diff import autodecoder, diffusion
-from headjax.train.state import new_state
+from headjax.systems.g3diff.workloads import autodecoder_workload
 from tests.systems.g3diff import tiny
 
 # Supplement §1.1–1.3 and table 1: the field of the config and the paper's value.
@@ -108,26 +108,6 @@ def shape(*size, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(size, dtype)
 
 
-def abstract(config):
-    """Shapes of tables and of a batch of views: nothing is allocated."""
-    count, grid, side = config.data.train_identities, config.field.grid, config.data.resolution
-    batch = config.autodecoder.batch_identities
-    maps = shape(count, grid, grid, 3)
-    tables = {"z": shape(count, config.decoder.code_dim), "centers": maps, "rpy": maps,
-              "radii": maps}  # fmt: skip
-    views = {
-        "image": shape(batch, side, side, 3, dtype=jnp.uint8),
-        "depth": shape(batch, side, side, 1),
-        "mask": shape(batch, side, side, 1, dtype=jnp.uint8),
-        "parts": shape(batch, side, side, 1, dtype=jnp.uint8),
-        "camera": shape(batch, 25),
-        "identity": shape(batch, dtype=jnp.int32),
-        "uv_positions": shape(batch, grid, grid, 3),
-        "uv_valid": shape(batch, grid, grid, dtype=jnp.bool),
-    }
-    return tables, views
-
-
 def forms(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
@@ -142,22 +122,14 @@ def test_the_auto_decoders_step_traces_and_keeps_the_states_form(preset, warm):
     config = tiny.load(preset)
     if warm and not config.autodecoder.warmup.steps:
         pytest.skip("this preset has no warm-up")
-    tables, views = abstract(config)
-
-    def init(key, tables):
-        shared = autodecoder.init_shared(key, config=config)
-        optimizer = autodecoder.shared_optimizer(config, steps=config.autodecoder.steps)
-        return new_state(
-            {"shared": shared, "tables": tables},
-            {"shared": optimizer.init(shared), "rows": autodecoder.rows.init_rows(tables)},
-        )
+    stage = autodecoder_workload(config)
 
     def update(state, views, key):
         return autodecoder.AutoDecoderStep(config, warm=warm)(state, views, key)
 
     key = jax.random.key(0)
-    before = jax.eval_shape(init, key, tables)
-    after, metrics = jax.eval_shape(update, before, views, key)
+    before = jax.eval_shape(stage.init, key)
+    after, metrics = jax.eval_shape(update, before, stage.batch, key)
     assert forms(after) == forms(before)
     assert metrics["loss"].shape == ()
 

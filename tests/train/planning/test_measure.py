@@ -96,7 +96,7 @@ def test_a_refused_program_is_a_plan_that_does_not_fit(monkeypatch):
         def compile(self):
             raise jax.errors.JaxRuntimeError("Used 25.0G of 15.75G hbm")
 
-    monkeypatch.setattr(workload, "lower", lambda *_: Refused())
+    monkeypatch.setattr(workload, "lowered", lambda *_: Refused())
     made = measure.plan(example.workload(), ONE, options=MeshOptions())
     assert not made["fits"] and made["total_bytes"] == 25 * 2**30
     assert made["state_bytes"]["params"] and "roofline" not in made
