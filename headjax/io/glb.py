@@ -3,7 +3,7 @@
 import json
 import os
 import struct
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -17,23 +17,32 @@ _MAGIC, _VERSION = 0x46546C67, 2
 _JSON, _BIN = 0x4E4F534A, 0x004E4942
 _FLOAT, _UINT32 = 5126, 5125
 _ARRAY_BUFFER, _ELEMENT_BUFFER = 34962, 34963
+_LINEAR, _SHRINKING = 9729, {"mipmap": 9987, "linear": 9729}
+
+Shrink = Literal["mipmap", "linear"]
 
 
-def write_glb(path: str | os.PathLike, mesh: Mesh, *, texture: Any = None) -> None:
+def write_glb(
+    path: str | os.PathLike, mesh: Mesh, *, texture: Any = None, shrink: Shrink = "mipmap"
+) -> None:
     """Writes a mesh as GLB with a matt, double-sided material.
 
     Args:
         path: the file, ending in .glb; missing parent folders are made.
-        mesh: y up, as glTF's; glTF reads the unit as one metre. Displayed vertex colours are
-            stored in linear light, as the format wants them.
+        mesh: y up, the face along +z, the subject's left at +x: glTF's own axes, so that no node
+            turns anything; Blender, which turns glTF's axes into its own, shows the head upright
+            and facing −y, its front view. glTF reads the unit as one metre. Displayed vertex
+            colours are stored in linear light, as the format wants them.
         texture: [h, w, 3], uint8 or floats in [−1, 1], row 0 at v = 1; the mesh then needs uvs.
+        shrink: how viewers make the texture smaller: 'mipmap', or 'linear' for atlases of single
+            triangles, whose neighbours must not blend.
     """
     if texture is not None and (mesh.uvs is None or mesh.uv_faces is None):
         raise UserError(f"{path}: a textured GLB needs a mesh with uvs and uv_faces")
-    atomic.write_bytes(path, encode_glb(mesh, texture=texture))
+    atomic.write_bytes(path, encode_glb(mesh, texture=texture, shrink=shrink))
 
 
-def encode_glb(mesh: Mesh, *, texture: Any = None) -> bytes:
+def encode_glb(mesh: Mesh, *, texture: Any = None, shrink: Shrink = "mipmap") -> bytes:
     """The mesh as the bytes of a GLB file."""
     normals = vertex_normals(mesh.vertices, mesh.faces)
     if mesh.uvs is not None and mesh.uv_faces is not None:
@@ -63,7 +72,7 @@ def encode_glb(mesh: Mesh, *, texture: Any = None) -> bytes:
     if texture is not None:
         view = buffer.add_bytes(encode_png(texture))
         document["images"] = [{"bufferView": view, "mimeType": "image/png"}]
-        document["samplers"] = [{"magFilter": 9729, "minFilter": 9987}]
+        document["samplers"] = [{"magFilter": _LINEAR, "minFilter": _SHRINKING[shrink]}]
         document["textures"] = [{"source": 0, "sampler": 0}]
         surface["baseColorTexture"] = {"index": 0}
     return _pack(document | buffer.description(), bytes(buffer.data))

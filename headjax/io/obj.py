@@ -22,14 +22,15 @@ def write_obj(path: str | os.PathLike, mesh: Mesh, *, texture: Any = None) -> No
         path: the file, ending in .obj; missing parent folders are made.
         mesh: units and axes are kept (y up).
         texture: [h, w, 3], uint8 or floats in [−1, 1], row 0 at v = 1. It goes to a PNG beside
-            the file, with a material (.mtl) that names it; the mesh then needs uvs.
+            the file, `head_texture.png` for `head.obj`, with a material (.mtl) that names it; the
+            mesh then needs uvs. The OBJ is written last.
     """
     path = Path(path)
     lines = ["# headjax, y up"]
     if texture is not None:
         if mesh.uvs is None or mesh.uv_faces is None:
             raise UserError(f"{path}: a textured OBJ needs a mesh with uvs and uv_faces")
-        image, material = path.with_suffix(".png"), path.with_suffix(".mtl")
+        image, material = texture_files(path)
         atomic.write_bytes(image, encode_png(texture))
         atomic.write_text(
             material,
@@ -47,6 +48,12 @@ def write_obj(path: str | os.PathLike, mesh: Mesh, *, texture: Any = None) -> No
     else:
         lines += _rows("f", mesh.faces + 1, "%d")
     atomic.write_text(path, "\n".join(lines) + "\n")
+
+
+def texture_files(path: str | os.PathLike) -> tuple[Path, Path]:
+    """The picture and the material that a textured OBJ has beside it."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}_texture.png"), path.with_suffix(".mtl")
 
 
 def read_obj(path: str | os.PathLike) -> Mesh:

@@ -160,3 +160,42 @@ def test_a_texture_without_uvs_is_refused(tmp_path):
         with pytest.raises(UserError, match="needs a mesh with uvs"):
             function(tmp_path / name, cube(), texture=TEXTURE)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_textured_obj_leaves_the_picture_of_its_own_name_alone(tmp_path):
+    (tmp_path / "a.png").write_text("a picture of the head")
+    obj.write_obj(tmp_path / "a.obj", textured(), texture=TEXTURE)
+    assert (tmp_path / "a.png").read_text() == "a picture of the head"
+    names = {path.name for path in obj.texture_files(tmp_path / "a.obj")}
+    assert {path.name for path in tmp_path.iterdir()} == names | {"a.png", "a.obj"}
+
+
+def document_of(data: bytes) -> dict:
+    (length,) = struct.unpack_from("<I", data, 12)
+    return json.loads(data[20 : 20 + length])
+
+
+def test_glb_keeps_the_worlds_axes_which_are_gltfs_and_blender_sees_the_head_from_the_front():
+    mesh = sphere(12, radius=0.2)
+    landmarks = {"nose": (0, 0, 0.3), "crown": (0, 0.4, 0), "left ear": (0.25, 0, 0)}
+    vertices = mesh.vertices.copy()
+    for place in landmarks.values():
+        vertices[np.argmax(vertices @ np.asarray(place))] = place
+    data = glb.encode_glb(Mesh(vertices, mesh.faces))
+    (node,) = document_of(data)["nodes"]
+    assert set(node) == {"mesh", "name"}  # neither matrix nor rotation, scale, translation
+    scene = trimesh.load(trimesh.util.wrap_as_stream(data), file_type="glb", process=False)
+    got = scene.to_geometry().vertices
+    np.testing.assert_array_equal(got, vertices)
+    # Blender's importer takes glTF's (x, y, z) to (x, −z, y); its front view looks along +y.
+    blender = np.stack([got[:, 0], -got[:, 2], got[:, 1]], axis=1)
+    np.testing.assert_allclose(blender[np.argmin(blender[:, 1])], (0, -0.3, 0), atol=1e-6)
+    np.testing.assert_allclose(blender[np.argmax(blender[:, 2])], (0, 0, 0.4), atol=1e-6)
+    # Who faces the viewer has the left ear on the viewer's right.
+    np.testing.assert_allclose(blender[np.argmax(blender[:, 0])], (0.25, 0, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize(("shrink", "number"), [("mipmap", 9987), ("linear", 9729)])
+def test_glb_says_how_its_texture_shrinks(shrink, number):
+    document = document_of(glb.encode_glb(textured(), texture=TEXTURE, shrink=shrink))
+    assert document["samplers"] == [{"magFilter": 9729, "minFilter": number}]
