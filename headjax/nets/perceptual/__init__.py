@@ -1,0 +1,1 @@
+"""Networks that were trained elsewhere and serve as losses and metrics, by their public weights."""
