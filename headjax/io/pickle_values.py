@@ -92,6 +92,7 @@ class Family:
       name: for messages.
       builders: global name → `f(budget, *args)`, which makes a real value.
       records: global names read as `Record`; a name that ends in "." stands for all below it.
+      accepts: says of any other global name whether it is read as `Record`; None refuses all.
       persistent: resolves a persistent id; None forbids them.
       object_scalars: whether a 0-d object array (as `numpy.save` writes a dictionary) is opened.
     """
@@ -99,6 +100,7 @@ class Family:
     name: str
     builders: Mapping[str, Builder]
     records: tuple[str, ...] = ()
+    accepts: Callable[[str], bool] | None = None
     persistent: Callable[[Any], Any] | None = None
     object_scalars: bool = False
 
@@ -110,7 +112,9 @@ class Family:
         return dataclasses.replace(self, name=name, builders=merged, **changes)
 
     def makes_record(self, name: str) -> bool:
-        return any(name.startswith(r) if r.endswith(".") else name == r for r in self.records)
+        if any(name.startswith(r) if r.endswith(".") else name == r for r in self.records):
+            return True
+        return self.accepts is not None and self.accepts(name)
 
 
 class StandIn:

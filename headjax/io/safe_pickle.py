@@ -136,6 +136,7 @@ def loads_prefix(
     offset: int = 0,
     unknown: str = "error",
     limits: Limits | None = None,
+    outside: int = 0,
 ) -> tuple[Any, int]:
     """Reads the pickle that starts at `offset`; more data may follow it.
 
@@ -146,6 +147,8 @@ def loads_prefix(
       offset: where the pickle starts.
       unknown: "error" refuses names outside the family, "record" keeps them as inert records.
       limits: caps on its cost.
+      outside: bytes of data outside the pickle that its persistent ids refer to; what it unfolds
+        to may be as much larger.
 
     Returns:
       The value and the position behind the pickle.
@@ -160,8 +163,10 @@ def loads_prefix(
         if len(data) > limits.bytes:
             raise UserError(f"it is larger than {limits.bytes} bytes")
         end = scan(data, limits=limits, offset=offset, persistent=family.persistent is not None)
-        budget = Budget(4 * len(data) + 65536, object_scalars=family.object_scalars)
-        stream = io.BytesIO(memoryview(data)[offset:end])
+        budget = Budget(4 * (len(data) + outside) + 65536, object_scalars=family.object_scalars)
+        # A stream over the whole of `data` shares its memory; files reach half a gigabyte.
+        is_whole = offset == 0 and end == len(data)
+        stream = io.BytesIO(data if is_whole else memoryview(data)[offset:end])
         reader = _Unpickler(stream, family=family, budget=budget, limits=limits, unknown=unknown)
         return _Finisher(limits.depth)(reader.load()), end
     except UserError as error:
