@@ -9,9 +9,7 @@ from jaxtyping import Float
 FEATURE_SIZE = 32
 
 
-def distances(
-    a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]
-) -> Float[np.ndarray, "n m"]:
+def distances(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n m"]:
     """Euclidean distances between all rows of two sets."""
     square = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2.0 * a @ b.T
     return np.sqrt(np.maximum(square, 0.0))

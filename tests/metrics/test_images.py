@@ -14,9 +14,7 @@ def pictures(seed, *shape):
 def test_psnr_is_that_of_the_squared_error_over_all_values():
     a, b = pictures(0, 2, 5, 4), pictures(1, 2, 5, 4)
     slow = np.mean([(float(x) - float(y)) ** 2 for x, y in zip(a.flat, b.flat, strict=True)])
-    np.testing.assert_allclose(
-        images.squared_error(a, b).psnr(), -10 * math.log10(slow), rtol=1e-9
-    )
+    np.testing.assert_allclose(images.squared_error(a, b).psnr(), -10 * math.log10(slow), rtol=1e-9)
 
 
 @pytest.mark.parametrize(("shift", "decibels"), [(0.1, 20.0), (0.01, 40.0), (1.0, 0.0)])
@@ -48,9 +46,7 @@ def test_pooling_views_one_by_one_is_pooling_them_together():
     one_by_one = sum(
         (images.squared_error(x, y) for x, y in zip(a, b, strict=True)), images.PooledError()
     )
-    np.testing.assert_allclose(
-        one_by_one.psnr(), images.squared_error(a, b).psnr(), rtol=1e-12
-    )
+    np.testing.assert_allclose(one_by_one.psnr(), images.squared_error(a, b).psnr(), rtol=1e-12)
     # It is not the mean of the views' PSNRs, which a single good view would lift.
     mixed = images.squared_error(a[0], a[0]) + images.squared_error(a[1], b[1])
     assert math.isfinite(mixed.psnr())
