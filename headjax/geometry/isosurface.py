@@ -16,7 +16,8 @@ TIE_SHARE = 1e-5  # of the density's range: how near to the level a lattice poin
 Bounds = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
-def _marching_cubes():
+def require_marching_cubes() -> Callable:
+    """scikit-image's marching cubes, or a `UserError` that says how to install it."""
     try:
         from skimage.measure import marching_cubes
     except ImportError as error:
@@ -134,7 +135,7 @@ def extract_mesh(
         it never passes `level`.
     """
     _check(bounds, resolution, level, border)
-    marching_cubes = _marching_cubes()
+    marching_cubes = require_marching_cubes()
     corner, far = np.asarray(bounds, np.float64)
     kept = slice(border, resolution - border)
     axes = [np.linspace(a, b, resolution)[kept] for a, b in zip(corner, far, strict=True)]
