@@ -58,8 +58,8 @@ def inception_features(
 
 def face_embeddings(
     network: Network, images: UInt8[np.ndarray, "n h w 3"], *, batch: int = BATCH
-) -> Float[np.ndarray, "n 512"]:
-    """ArcFace embeddings of aligned square pictures, cut out as the public losses do."""
+) -> Float[np.ndarray, "n d"]:
+    """Embeddings (512 numbers) of aligned square pictures, cut out as the public losses do."""
     run = functools.partial(_embedding, network.variables, module=network.module)
     return _in_batches(run, images, batch=batch)
 
