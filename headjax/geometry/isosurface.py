@@ -31,11 +31,11 @@ def require_marching_cubes() -> Callable:
 def evaluate(
     function: Callable, points: Float[np.ndarray, "p 3"], *, chunk: int = CHUNK
 ) -> Float[np.ndarray, "p *c"]:
-    """`function(points)` in pieces of one size (the last filled up), as float32.
+    """`function(points)` in as few pieces of one size as `chunk` allows, as float32.
 
-    One size means one compilation when the function is jitted.
+    One size means one compilation when the function is jitted; the last piece is filled up.
     """
-    size = min(chunk, len(points))
+    size = -(-len(points) // max(1, -(-len(points) // chunk)))
     starts = range(0, len(points), max(size, 1))
     return np.concatenate([_ask(function, points[start : start + size], size) for start in starts])
 

@@ -102,7 +102,7 @@ def test_all_pieces_are_asked_with_one_size_and_bounded():
 
     mesh = sphere(20)
     unwrap.bake_texture(mesh, counted, chunk=300)
-    assert sizes == {300}
+    assert len(sizes) == 1 and 150 < max(sizes) <= 300
 
 
 def test_too_many_triangles_for_a_texture_are_refused():

@@ -20,6 +20,8 @@ from headjax.nets.stylegan2 import NoiseMode
 from headjax.nets.triplane_gan import Generator, GeneratorConfig
 
 Point = tuple[float, float, float]
+# Numbers of points are filled up to multiples of this, so that few sizes are compiled.
+STEP = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,13 +152,15 @@ class GeneratorHeads:
 
     def density(self, planes: Any, *, points: Float[np.ndarray, "p 3"]) -> Float[np.ndarray, "p"]:
         """See `Heads`."""
-        return np.asarray(self._density(self._variables, planes, points[None]), np.float32)[0]
+        found = self._density(self._variables, planes, _filled(points))
+        return np.asarray(found, np.float32)[0, : len(points)]
 
     def colors(
         self, ws: Float[np.ndarray, "1 l w"], planes: Any, *, points: Float[np.ndarray, "p 3"]
     ) -> Float[np.ndarray, "p 3"]:
         """See `Heads`."""
-        return _host(self._colors(self._variables, ws, planes, points[None]))[0]
+        found = self._colors(self._variables, ws, planes, _filled(points))
+        return _host(found)[0, : len(points)]
 
 
 def load_heads(
@@ -188,7 +192,7 @@ def load_heads(
         samples=int(rendering.samples * sample_multiplier),
         importance=int(rendering.importance * sample_multiplier),
     )
-    pivot, radius = _stored_camera(path)
+    pivot, radius = stored_camera(path)
     return GeneratorHeads(
         dataclasses.replace(config, rendering=rendering),
         variables,
@@ -199,11 +203,11 @@ def load_heads(
     )
 
 
-def _stored_camera(path: str | os.PathLike) -> tuple[Point | None, float]:
+def stored_camera(path: str | os.PathLike) -> tuple[Point | None, float]:
     """The pivot and radius of the cameras that the network was trained with, where it says so."""
     with safetensors.safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
-    stored = json.loads(metadata.get("architecture", "{}")).get("rendering_kwargs", {})
+    stored = json.loads(metadata.get("architecture", "{}")).get("rendering_kwargs") or {}
     pivot, radius = stored.get("avg_camera_pivot"), stored.get("avg_camera_radius", RADIUS)
     try:
         pivot = None if pivot is None else tuple(float(value) for value in pivot)
@@ -215,6 +219,11 @@ def _stored_camera(path: str | os.PathLike) -> tuple[Point | None, float]:
         f"{path}: its architecture has {pivot=!r} and {radius=!r} for its cameras; three numbers "
         "and a positive one were expected"
     )
+
+
+def _filled(points: Float[np.ndarray, "p 3"]) -> Float[np.ndarray, "1 q 3"]:
+    """The points, and zeros up to the next multiple of `STEP`."""
+    return np.pad(points, ((0, -len(points) % STEP), (0, 0)))[None]
 
 
 def _host(values: Any) -> Float[np.ndarray, "..."]:
