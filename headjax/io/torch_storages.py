@@ -127,8 +127,8 @@ class Tensor:
             start = flat[self._offset :]
             view = np.lib.stride_tricks.as_strided(start, self.shape, strides, writeable=False)
         if kind == _BFLOAT16:
-            return (view.astype(np.uint32) << 16).view(np.float32)
-        return view != 0 if kind == "|b1" else view
+            return np.asarray(view.astype(np.uint32) << 16).view(np.float32)
+        return np.asarray(view != 0) if kind == "|b1" else view
 
 
 def _whole(value: Any, what: str) -> int:

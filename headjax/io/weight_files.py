@@ -9,13 +9,13 @@ are strings: `format` "headjax", `kind` ("eg3d" or "panohead"), `which` ("G_ema"
 import dataclasses
 import json
 import os
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 from jaxtyping import Shaped
 
 from headjax.errors import UserError
@@ -26,7 +26,10 @@ from headjax.io.network_pickles import NETWORKS
 FORMAT = "headjax"
 MAX_BYTES = 4 << 30
 _MOST_TENSORS, _MOST_JSON = 100_000, 1 << 20
-_KINDS_OF_NUMBER = {"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U8", "BOOL"}
+_NAMES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32",
+    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +66,34 @@ def write_weights(path: str | os.PathLike, weights: Weights) -> None:
     if weights.source_sha256:
         metadata["source_sha256"] = weights.source_sha256
     _check_labels(path, metadata)
-    tensors = {name: np.ascontiguousarray(value) for name, value in weights.tensors.items()}
-    with atomic.replacing(path) as temporary:
-        try:
-            safetensors.numpy.save_file(tensors, temporary, metadata=metadata)
-        except safetensors.SafetensorError as error:
-            raise UserError(f"{path}: its tensors do not fit into the file ({error})") from error
+    # Large elements first, so that all are aligned; else in the order given.
+    tensors = sorted(weights.tensors.items(), key=lambda item: -item[1].dtype.itemsize)
+    header = _header(path, tensors, metadata)
+    with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(header)
+        for _, value in tensors:
+            file.write(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
+
+
+def _header(
+    path: str | os.PathLike, tensors: list[tuple[str, np.ndarray]], metadata: Mapping[str, str]
+) -> bytes:
+    """safetensors' header: its length in 8 bytes, then JSON, filled up to a multiple of 8.
+
+    Written here because the library's own writer shuffles the metadata, so that no two files are
+    the same, and keeps the file from other users.
+    """
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, value in tensors:
+        if value.dtype.name not in _NAMES:
+            raise UserError(f"{path}: its tensor {name!r:.100} has the type {value.dtype}")
+        start, end = end, end + value.nbytes
+        kind = _NAMES[value.dtype.name]
+        entries[name] = {"dtype": kind, "shape": value.shape, "data_offsets": (start, end)}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
 
 
 def read_weights(path: str | os.PathLike) -> Weights:
@@ -109,7 +134,7 @@ def _tensors(path: Path, file: Any) -> dict[str, np.ndarray]:
         raise UserError(f"{path} holds {len(names)} tensors; at most {_MOST_TENSORS} are read.")
     for name in names:
         kind = file.get_slice(name).get_dtype()
-        if kind not in _KINDS_OF_NUMBER:
+        if kind not in _NAMES.values():
             raise UserError(f"{path}: its tensor {name!r:.100} has the type {kind}, not read here.")
     return {name: file.get_tensor(name) for name in names}
 

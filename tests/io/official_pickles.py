@@ -28,7 +28,7 @@ class Global:
     name: str
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Call:
     """`function(*arguments)` by REDUCE; then BUILD with `state` and SETITEMS with `items`."""
 
@@ -38,7 +38,7 @@ class Call:
     items: dict | None = None
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class New:
     """`cls.__new__(cls, *arguments)` by NEWOBJ; then as in `Call`."""
 
@@ -64,6 +64,7 @@ class Raw:
 
 class _Writer:
     def __init__(self, protocol: int):
+        assert 2 <= protocol <= 4
         self._protocol = protocol
         self._pieces: list[bytes] = []
         # Keeps each value alive, so that no id is used twice.
@@ -306,9 +307,9 @@ def tensor(values: np.ndarray, *, on: Any = None, offset: int = 0, strides: Any 
     return Call(Global("torch._utils", "_rebuild_tensor_v2"), arguments)
 
 
-def parameter(values: np.ndarray | Call) -> Call:
+def parameter(values: Any) -> Call:
     """A parameter around a tensor."""
-    inner = values if isinstance(values, Call) else tensor(values)
+    inner = tensor(values) if isinstance(values, np.ndarray) else values
     return Call(Global("torch._utils", "_rebuild_parameter"), (inner, True, ordered()))
 
 
@@ -375,7 +376,11 @@ def _module(tree: Mapping, path: str, **top: Any) -> Call | New:
     }
     state = module_state(
         {n: parameter(v) for n, v in leaves.items() if n not in BUFFERS},
-        {n: v if isinstance(v, Call) else tensor(v) for n, v in leaves.items() if n in BUFFERS},
+        {
+            n: tensor(v) if isinstance(v, np.ndarray) else v
+            for n, v in leaves.items()
+            if n in BUFFERS
+        },
         nodes,
         **top.pop("attributes", {}),
     )
