@@ -65,7 +65,7 @@ class LPIPS(nn.Module):
 
     def features(self, images: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
         """Unit-length features of the five levels."""
-        scaled = (images - jnp.asarray(SHIFT)) / jnp.asarray(SCALE)
+        scaled = (images - jnp.asarray(SHIFT, images.dtype)) / jnp.asarray(SCALE, images.dtype)
         return tuple(unit_channels(level) for level in self.net(scaled))
 
     def between(
