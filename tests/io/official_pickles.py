@@ -444,14 +444,14 @@ _RENDERING = {
     "decoder_lr_mul": 1.0, "avg_camera_pivot": [0, 0, 0.2],
 }  # fmt: skip
 _GENERATOR = {
-    "z_dim": 8, "c_dim": 25, "w_dim": 6, "img_resolution": 128, "img_channels": 3,
+    "z_dim": 8, "c_dim": 25, "w_dim": 512, "img_resolution": 128, "img_channels": 3,
     "channel_base": 256, "channel_max": 4, "fused_modconv_default": "inference_only",
     "num_fp16_res": 0, "sr_num_fp16_res": 4, "conv_clamp": None,
     "mapping_kwargs": {"num_layers": 2}, "sr_kwargs": {"channel_base": 256, "channel_max": 4},
     "neural_rendering_resolution": 64, "class_name": "TriPlaneGenerator",
 }  # fmt: skip
 _TRIGRID = {
-    "triplane_size": 16, "triplane_depth": 3, "use_torgb_raw": True, "use_background": True,
+    "triplane_size": 64, "triplane_depth": 3, "use_torgb_raw": True, "use_background": True,
     "decoder_activation": "none",
 }  # fmt: skip
 ARCHITECTURES = {

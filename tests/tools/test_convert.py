@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from headjax.io.weight_files import read_weights
+from headjax.nets import triplane_gan_weights
 from headjax.tools import convert
 from tests.io import hostile_networks as hostile
 from tests.io import official_pickles as official
@@ -69,6 +70,24 @@ def test_g_ema_is_the_network_that_is_taken(tmp_path, capsys):
     assert got.which == "G_ema"
     np.testing.assert_array_equal(got.tensors[name], arrays[name])
     assert not np.array_equal(got.tensors[name], other[name])
+
+
+@pytest.mark.parametrize("which", ["G_ema", "D"])
+@pytest.mark.parametrize("kind", ["eg3d", "panohead"])
+def test_a_converted_network_is_one_that_headjax_runs(kind, which, tmp_path):
+    arrays, node = network_of(kind, which)
+    data = official.network_file({which: node})
+    assert convert_file(tmp_path, data, kind, f"--which={which}") == 0
+    config, variables = triplane_gan_weights.load(tmp_path / "out.safetensors")
+    assert config.kind == kind
+    if which == "G_ema":
+        assert (config.z_dim, config.superresolution, config.rendering.near) == (8, "2x", 2.25)
+        weight = variables["params"]["decoder"]["net"]["0"]["bias"]
+        np.testing.assert_array_equal(weight, arrays["decoder.net.0.bias"])
+    else:
+        assert config.resolution == 16
+        weight = variables["params"]["b4"]["out"]["bias"]
+        np.testing.assert_array_equal(weight, arrays["b4.out.bias"])
 
 
 def test_half_precision_stays_and_the_training_buffer_is_kept(tmp_path):
