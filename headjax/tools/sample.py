@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from headjax.errors import UserError
 from headjax.geometry.isosurface import require_marching_cubes
+from headjax.io import atomic
 from headjax.io.images import image_grid, save_png
 from headjax.io.video import save_mp4
 from headjax.tools.sampling import pictures
@@ -195,6 +196,8 @@ def run(request: Request, *, load: Callable[..., Heads] = load_heads) -> None:
         neural_resolution=request.neural_resolution,
         sample_multiplier=request.sample_mult,
     )
+    with atomic.telling_errors(request.outdir):
+        request.outdir.mkdir(parents=True, exist_ok=True)
     stand = pictures.stand_of(request, heads)
     _sample_seeds(heads, request, stand)
     if request.video:

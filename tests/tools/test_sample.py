@@ -274,7 +274,7 @@ def test_the_border_is_cut_as_in_eg3d(tmp_path):
     ],
 )
 def test_mistakes_end_with_code_2_and_one_sentence(tmp_path, capsys, arguments, message):
-    assert call(tmp_path, *arguments, *([] if "--nopictures" in arguments else [])) == 2
+    assert call(tmp_path, *arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
@@ -296,6 +296,16 @@ def test_results_are_replaced_only_when_asked_and_refused_before_anything_is_mad
     assert files(tmp_path) == ["seed0002.png"] and mine.read_text() == "mine"
     assert call(tmp_path, "--seeds=1,2", "--overwrite") == 0
     assert mine.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_drawn(tmp_path, capsys):
+    class Idle(Balls):
+        def styles(self, *args, **options):
+            raise AssertionError("drew a head")
+
+    (tmp_path / "out").write_text("a file")
+    assert call(tmp_path, "--seeds=1", load=Idle) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_eg3ds_names_of_flags_are_understood():
