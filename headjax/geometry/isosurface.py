@@ -11,7 +11,8 @@ from headjax.geometry.meshes import Mesh
 
 CHUNK = 65_536  # points a call
 PEAK_SHARE = 1 / 6
-TIE_SHARE = 1e-5  # of the density's range: how near to the level a lattice point may lie
+CUT = 0.05  # of a cell
+TIE = 2e-3
 
 Bounds = tuple[tuple[float, float, float], tuple[float, float, float]]
 
@@ -72,21 +73,35 @@ def _lattice_densities(
     return padded, low, high
 
 
-def _fill_rim(padded: Float[np.ndarray, "x y z"], value: float) -> None:
+def _fill_rim(padded: Float[np.ndarray, "x y z"], level: float, *, spread: float) -> None:
+    """Closes the surface flatly: it ends `CUT` of a cell beyond the outermost lattice points."""
+    inside = slice(1, -1)
     for axis in range(3):
         layers = np.moveaxis(padded, axis, 0)
-        layers[0] = layers[-1] = value
+        for rim, last in ((0, 1), (-1, -2)):
+            above = np.abs(layers[last, inside, inside] - np.float32(level))
+            layers[rim] = level - spread
+            layers[rim, inside, inside] = level - (1 / CUT - 1) * above
 
 
-def _clear_of(padded: Float[np.ndarray, "x y z"], level: float, *, margin: float) -> None:
-    """Moves densities at least `margin` away from the level, each to its own side.
+def _clear_of(padded: Float[np.ndarray, "x y z"], level: float, *, spread: float) -> None:
+    """Moves densities off the level, by up to `TIE` of their difference to their neighbours'.
 
     Where a lattice point lies on the surface to the bit, scikit-image leaves holes; where it nearly
-    does, triangles shrink to points, which other programs merge.
+    does, triangles shrink to points, which other programs merge. `spread` bounds all differences.
     """
-    for layer in padded:
-        near = np.abs(layer - level) < margin
-        layer[near] = np.where(layer[near] < level, level - margin, level + margin)
+    ends = np.array(padded.shape) - 2
+    for x in range(1, ends[0] + 1):
+        near = np.abs(padded[x, 1:-1, 1:-1] - level) < TIE * spread
+        y, z = np.nonzero(near)
+        place = np.stack([np.full_like(y, x), y + 1, z + 1])
+        here = padded[tuple(place)]
+        margin = np.full_like(here, 1e-3 * TIE * spread)
+        for step in np.concatenate([np.eye(3, dtype=int), -np.eye(3, dtype=int)]):
+            beside = padded[tuple(np.clip(place + step[:, None], 1, ends[:, None]))]
+            margin = np.maximum(margin, TIE * np.abs(beside - here))
+        side = np.where(here < level, -1, 1)
+        padded[tuple(place)] = level + side * np.maximum(np.abs(here - level), margin)
 
 
 def _check(bounds: Bounds, resolution: int, level: float | None, border: int) -> None:
@@ -109,14 +124,13 @@ def extract_mesh(
     resolution: int,
     level: float | None,
     border: int = 0,
-    outside: float | None = None,
     chunk: int = CHUNK,
 ) -> Mesh:
     """The surface where the density passes `level`, denser inside.
 
     Faces look outwards. The mesh is closed: where the dense part reaches the bounds, it is cut off
-    there (up to one cell beyond). Memory: one float32 array of the lattice, which is 0.55 GB at
-    512, and what the mesh itself needs.
+    flat there (`CUT` of a cell beyond). Memory: one float32 array of the lattice, which is 0.55 GB
+    at 512, and what the mesh itself needs.
 
     Args:
       density_fn: points [p, 3] -> density [p].
@@ -126,8 +140,6 @@ def extract_mesh(
       level: of the surface, in units of the density; None takes `PEAK_SHARE` of the largest
         density on the lattice, which lies well on the slope of a learned field.
       border: lattice points at each face of the box that count as empty; they are not asked.
-      outside: density there and beyond the box; far below the level it makes the cut flat. None
-        takes the least of the lattice.
       chunk: points asked at a time.
 
     Raises:
@@ -147,9 +159,9 @@ def extract_mesh(
             f"no surface: the density runs from {low:.4g} to {high:.4g} and never passes the level "
             f"{level:.4g}; give a level between"
         )
-    below = level - 1e-3 * max(abs(level), 1.0)
-    _fill_rim(padded, min(low if outside is None else outside, below))
-    _clear_of(padded, level, margin=TIE_SHARE * (high - low))
+    spread = high - min(low, level)
+    _clear_of(padded, level, spread=spread)
+    _fill_rim(padded, level, spread=spread)
     with warnings.catch_warnings():
         # scikit-image 0.26 sets array shapes in a way that numpy 2.5 will drop.
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -9,6 +9,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from headjax.errors import UserError
+from headjax.geometry import isosurface
 from headjax.geometry.isosurface import PEAK_SHARE, evaluate, extract_mesh
 from headjax.geometry.meshes import is_watertight
 
@@ -66,7 +67,20 @@ def test_lattice_points_on_the_surface_leave_no_holes():
     mesh = extract_mesh(steps, None, bounds=CUBE, resolution=25, level=0.5)
     assert is_watertight(mesh.faces) and _volume(mesh) > 0
     merged = trimesh.Trimesh(mesh.vertices, mesh.faces, process=True)
-    assert merged.is_watertight
+    assert merged.is_watertight and len(merged.vertices) == len(mesh.vertices)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e-9, -1e-7, 1e-5])
+def test_lattice_points_near_the_surface_leave_no_triangle_that_merging_would_break(offset):
+    # Planes through lattice points, and cut at the bounds.
+    def slopes(points):
+        return 300 * (np.abs(points).sum(-1) - 0.36 + offset) * -1
+
+    mesh = extract_mesh(slopes, None, bounds=CUBE, resolution=25, level=0.0)
+    merged = trimesh.Trimesh(mesh.vertices, mesh.faces, process=True)
+    assert merged.is_watertight and len(merged.vertices) == len(mesh.vertices)
+    exact = 4 / 3 * 0.36**3
+    np.testing.assert_allclose(merged.volume, exact, rtol=0.01)
 
 
 def test_the_border_counts_as_empty_is_not_asked_and_is_cut_flat():
@@ -76,14 +90,15 @@ def test_the_border_counts_as_empty_is_not_asked_and_is_cut_flat():
         asked.append(np.abs(points).max())
         return 50.0 - points[:, 0]
 
-    mesh = extract_mesh(
-        full, None, bounds=CUBE, resolution=37, level=10.0, border=4, outside=-1000.0
-    )
+    mesh = extract_mesh(full, None, bounds=CUBE, resolution=37, level=10.0, border=4)
     inner, voxel = 0.36 * (1 - 8 / 36), 0.72 / 36
     assert max(asked) <= inner + 1e-6
     assert is_watertight(mesh.faces)
-    np.testing.assert_allclose(np.abs(mesh.vertices).max(axis=0), inner, atol=0.05 * voxel)
-    np.testing.assert_allclose(_volume(mesh), (2 * inner) ** 3, rtol=0.01)
+    cut = inner + isosurface.CUT * voxel
+    for axis in range(3):
+        np.testing.assert_allclose(mesh.vertices[:, axis].max(), cut, rtol=1e-5)
+        np.testing.assert_allclose(mesh.vertices[:, axis].min(), -cut, rtol=1e-5)
+    np.testing.assert_allclose(_volume(mesh), (2 * cut) ** 3, rtol=5e-3)
 
 
 def test_the_lattice_is_asked_in_pieces_of_one_size():

@@ -21,8 +21,8 @@ from headjax.io.ply import write_ply
 from headjax.tools.sampling.heads import Heads
 from headjax.tools.sampling.request import Request
 
-# EG3D empties 30 of 256 lattice points at each side, by this density.
-BORDER, EMPTY = 30 / 256, -1000.0
+# EG3D empties 30 of 256 lattice points at each side.
+BORDER = 30 / 256
 
 
 def shape_files(path: Path, *, texture: bool) -> list[Path]:
@@ -56,7 +56,6 @@ def head_shape(
         resolution=resolution,
         level=level,
         border=int(BORDER * resolution),
-        outside=EMPTY,
     )
 
 
