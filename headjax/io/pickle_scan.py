@@ -7,6 +7,7 @@ references make their hash take for ever.
 """
 
 import dataclasses
+import encodings.raw_unicode_escape  # noqa: F401  protocol 0's texts need it: no import later on
 import io
 import pickletools
 import struct

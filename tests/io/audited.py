@@ -5,6 +5,7 @@ python -m tests.io.audited SET STEP FOLDER, in a process of its own, because a h
 
 import contextlib
 import io
+import itertools
 import json
 import resource
 import sys
@@ -66,7 +67,7 @@ def _is_sampled(name: str, step: int) -> bool:
 def _corpus(step: int) -> Iterator[tuple[str, bytes, list[str]]]:
     """(name, file, flags)"""
     for name, data in hostile.corpus().items():
-        if _is_sampled(name, step) or name.startswith(("view", "blob: 2")):
+        if _is_sampled(name, step) or name.startswith(("view", "blob: 2", "text")):
             yield name, data, [hostile.KIND, "--which=D"]
 
 
@@ -105,8 +106,8 @@ def run(which: str, step: int, folder: Path) -> dict:
         compile("1", "proof", "eval")
         source.write_bytes(b"")
     assert len(watch.events) >= 2, "the watch is deaf"
-    cases = [("good", hostile.good_file(), [hostile.KIND, "--which=D"]), *SETS[which](step)]
-    for number, (name, data, flags) in enumerate(cases):
+    good = ("good", hostile.good_file(), [hostile.KIND, "--which=D"])
+    for number, (name, data, flags) in enumerate(itertools.chain([good], SETS[which](step))):
         source.write_bytes(data)
         said = io.StringIO()
         # What is imported late is imported by the first, good file.

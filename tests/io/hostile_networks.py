@@ -238,6 +238,7 @@ def _structures() -> dict[str, bytes]:
         "network is a number": dumps({WHICH: 1}),
         "no networks": dumps({"a": 1}),
         "a list": dumps([1]),
+        "text of protocol 0": b"(dV%s\nNs." % WHICH.encode(),
         "persistent id outside": dumps({WHICH: PersistentId(("storage", "x"))}),
         "extension code": dumps({WHICH: Raw(b"\x82\x01")}),
         "parameter is a number": good_file(tensors={VICTIM: 1.5}),

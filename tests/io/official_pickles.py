@@ -6,7 +6,6 @@ values is put into opcodes as Python's own pickler would put it, in protocols 2 
 
 import dataclasses
 import io
-import math
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -468,8 +467,3 @@ ARCHITECTURES = {
         "class_name": "MaskDualDiscriminatorV2",
     },
 }  # fmt: skip
-
-
-def size_of(arrays: Mapping[str, np.ndarray]) -> int:
-    """Number of elements."""
-    return sum(math.prod(value.shape) for value in arrays.values())
