@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 
 from headjax.errors import UserError
 from headjax.geometry.cameras import RADIUS
+from headjax.nets import triplane_gan_weights
 from headjax.nets.stylegan2 import NoiseMode
 from headjax.nets.triplane_gan import Generator, GeneratorConfig
 
@@ -180,9 +181,6 @@ def load_heads(
     Raises:
         UserError: the file cannot be read, or holds a discriminator.
     """
-    # Here, so that the command's help and its refusals come at once.
-    from headjax.nets import triplane_gan_weights
-
     config, variables = triplane_gan_weights.load(path)
     if not isinstance(config, GeneratorConfig):
         raise UserError(f"{path} holds a discriminator; give the weights of G_ema")
