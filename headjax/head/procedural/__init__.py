@@ -5,9 +5,12 @@
     scene = person_scene(person)                       # render with headjax.render.mesh
     positions, valid = outer_surface_map(person, size=32)
     code = person_code(person)
+    latent = person_latent(7)                          # standard normal numbers, of which
+    person = person_from_latent(latent)                # any others make a person, too
 """
 
 from headjax.head.procedural.build import head_model
+from headjax.head.procedural.latent import latent_size, person_from_latent, person_latent
 from headjax.head.procedural.person import (
     Person,
     neutral_person,
@@ -20,10 +23,13 @@ from headjax.head.procedural.scene import outer_surface_map, person_scene
 __all__ = [
     "Person",
     "head_model",
+    "latent_size",
     "neutral_person",
     "outer_surface_map",
     "person_code",
     "person_code_names",
+    "person_from_latent",
+    "person_latent",
     "person_scene",
     "sample_person",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -29,6 +30,7 @@ BEARD_KINDS = ("none", "stubble", "moustache", "goatee", "full")
 BROW_KINDS = ("arched", "straight", "thick")
 GLASSES_KINDS = ("none", "round", "rectangular", "cat_eye")
 Color = tuple[float, float, float]
+Draws = Any  # A NumPy generator, or what has those of its methods that are used here.
 
 _KINDS = {
     "sex": SEXES,
@@ -164,7 +166,11 @@ def sample_person(seed: int) -> Person:
     About half of each sex; beards on a quarter of the men, glasses on a fifth of all; every hair
     kind occurs. Uses `np.random.default_rng(seed)`.
     """
-    rng = np.random.default_rng(seed)
+    return draw_person(np.random.default_rng(seed))
+
+
+def draw_person(rng: Draws) -> Person:
+    """The person that a generator's draws make; their number and order are always the same."""
     sex = SEXES[int(rng.integers(2))]
     tone = float(rng.uniform(0, len(_SKIN) - 1))
     skin = _between(_SKIN, tone) + rng.normal(0, 0.010, 3)
@@ -203,14 +209,14 @@ def _between(table: np.ndarray, place: float) -> np.ndarray:
     return table[low] + (place - low) * (table[low + 1] - table[low])
 
 
-def _sample_identity(rng: np.random.Generator, sex: str) -> Float[np.ndarray, "i"]:
+def _sample_identity(rng: Draws, sex: str) -> Float[np.ndarray, "i"]:
     sign = 0.5 if sex == "male" else -0.5
     mean = np.array([sign * _DIMORPHISM.get(name, 0.0) for name in IDENTITY_FIELDS])
     drawn = mean + 0.85 * rng.standard_normal(len(mean))
     return np.clip(drawn, -LIMIT, LIMIT).astype(np.float32)
 
 
-def _hair_color(rng: np.random.Generator, tone: float) -> np.ndarray:
+def _hair_color(rng: Draws, tone: float) -> np.ndarray:
     light = np.array([0.12, 0.20, 0.20, 0.16, 0.15, 0.09, 0.08])
     dark = np.array([0.78, 0.11, 0.02, 0.01, 0.00, 0.00, 0.08])
     share = np.clip((tone - 1.0) / 2.5, 0, 1)
@@ -219,31 +225,31 @@ def _hair_color(rng: np.random.Generator, tone: float) -> np.ndarray:
     return base * rng.uniform(0.85, 1.15)
 
 
-def _lip_color(rng: np.random.Generator, skin: np.ndarray, sex: str) -> Color:
+def _lip_color(rng: Draws, skin: np.ndarray, sex: str) -> Color:
     red = np.array([0.70, 0.22, 0.25]) * (0.45 + 0.60 * skin.mean())
     share = rng.uniform(0.50, 0.90) if sex == "female" else rng.uniform(0.25, 0.45)
     natural = skin * np.array([0.86, 0.60, 0.60])
     return _color((1 - share) * natural + share * red)
 
 
-def _eye_color(rng: np.random.Generator, tone: float) -> Color:
+def _eye_color(rng: Draws, tone: float) -> Color:
     share = np.clip((tone - 1.0) / 2.0, 0, 1)
     light = np.array([0.22, 0.22, 0.16, 0.26, 0.14])
     odds = (1 - share) * light + share * np.array([0.75, 0.25, 0.0, 0.0, 0.0])
     return _color(_EYE_COLORS[int(rng.choice(len(_EYE_COLORS), p=odds / odds.sum()))])
 
 
-def _brows(rng: np.random.Generator, sex: str) -> str:
+def _brows(rng: Draws, sex: str) -> str:
     odds = (0.55, 0.30, 0.15) if sex == "female" else (0.10, 0.45, 0.45)
     return BROW_KINDS[int(rng.choice(len(BROW_KINDS), p=odds))]
 
 
-def _beard(rng: np.random.Generator, sex: str) -> str:
+def _beard(rng: Draws, sex: str) -> str:
     draw = rng.choice(len(BEARD_KINDS), p=(0.62, 0.13, 0.06, 0.07, 0.12))
     return BEARD_KINDS[int(draw)] if sex == "male" else "none"
 
 
-def _glasses(rng: np.random.Generator) -> str:
+def _glasses(rng: Draws) -> str:
     return GLASSES_KINDS[int(rng.choice(len(GLASSES_KINDS), p=(0.80, 0.07, 0.08, 0.05)))]
 
 
