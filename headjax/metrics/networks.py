@@ -52,7 +52,7 @@ def inception_features(
     network: Network, images: UInt8[np.ndarray, "n h w 3"], *, batch: int = BATCH
 ) -> Float[np.ndarray, "n 2048"]:
     """The pool3 features that FID and KID compare."""
-    run = functools.partial(_pool3, network.variables, module=network.module)
+    run = functools.partial(_pool3, network)
     return _in_batches(run, images, batch=batch)
 
 
@@ -60,7 +60,7 @@ def face_embeddings(
     network: Network, images: UInt8[np.ndarray, "n h w 3"], *, batch: int = BATCH
 ) -> Float[np.ndarray, "n d"]:
     """Embeddings (512 numbers) of aligned square pictures, cut out as the public losses do."""
-    run = functools.partial(_embedding, network.variables, module=network.module)
+    run = functools.partial(_embedding, network)
     return _in_batches(run, images, batch=batch)
 
 
@@ -72,7 +72,7 @@ def lpips_distances(
     batch: int = BATCH,
 ) -> Float[np.ndarray, "n"]:
     """LPIPS of each pair of pictures."""
-    run = functools.partial(_distance, network.variables, module=network.module)
+    run = functools.partial(_distance, network)
     return _in_batches(run, a, b, batch=batch)
 
 
@@ -80,19 +80,19 @@ def _signed(images: UInt8[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
-@functools.partial(jax.jit, static_argnames="module")
-def _pool3(variables, images, *, module):
-    return module.apply(variables, images).pool3
+@jax.jit
+def _pool3(network: Network, images):
+    return network(images).pool3
 
 
-@functools.partial(jax.jit, static_argnames="module")
-def _embedding(variables, images, *, module):
-    return module.apply(variables, arcface.crop_face(_signed(images)))
+@jax.jit
+def _embedding(network: Network, images):
+    return network(arcface.crop_face(_signed(images)))
 
 
-@functools.partial(jax.jit, static_argnames="module")
-def _distance(variables, a, b, *, module):
-    return module.apply(variables, _signed(a), _signed(b)).total
+@jax.jit
+def _distance(network: Network, a, b):
+    return network(_signed(a), _signed(b)).total
 
 
 def _in_batches(run: Callable[..., Array], *arrays: np.ndarray, batch: int) -> np.ndarray:

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,11 +30,10 @@ def test_a_last_batch_that_is_not_full_changes_nothing(paths):
     network = networks.load("alex", paths)
     a, b = (np.concatenate([eight_bit(i)] * 2)[:3] for i in states.pictures())
     distances = networks.lpips_distances(network, a, b, batch=2)
-    whole = networks.lpips_distances(network, a, b, batch=3)
     assert distances.shape == (3,)
-    np.testing.assert_allclose(distances, whole, rtol=1e-5)
     signed = (jnp.asarray(i, jnp.float32) / 127.5 - 1 for i in (a, b))
-    np.testing.assert_allclose(distances, network(*signed).total, rtol=1e-5)
+    direct = jax.jit(lambda network, a, b: network(a, b).total)(network, *signed)
+    np.testing.assert_allclose(distances, direct, rtol=1e-5)
 
 
 @pytest.mark.parametrize("field", ["inception", "arcface", "vgg"])

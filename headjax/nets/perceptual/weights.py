@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -94,12 +95,16 @@ class Missing:
         )
 
 
-@dataclasses.dataclass(frozen=True)
+@flax.struct.dataclass
 class Network:
-    """A module with its variables; calling it applies it."""
+    """A module with its variables; calling it applies it.
 
-    module: nn.Module
-    variables: Mapping[str, Any]
+    It is a tree of arrays: hand it to compiled functions as an argument. One that closes over it
+    has its weights as constants, which take long to compile.
+    """
+
+    module: nn.Module = flax.struct.field(pytree_node=False)
+    variables: Any
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         return self.module.apply(self.variables, *inputs, **options)
@@ -258,7 +263,7 @@ def _network(
         wrong = f"{odd[0]} has another shape, and {len(odd) - 1} more" if odd else ""
     if wrong:
         raise UserError(f"{path}: these are not the weights of {what}: {wrong}")
-    return Network(module, variables)
+    return Network(module, jax.tree.map(jnp.asarray, variables))
 
 
 def _difference(wanted: set[str], got: set[str]) -> str:

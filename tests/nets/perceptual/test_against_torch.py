@@ -110,12 +110,12 @@ def test_lpips_of_odd_sizes_is_pytorchs_with_its_gradient(tmp_path, older):
 
     @jax.jit
     @jax.grad
-    def gradient(x, y):
+    def gradient(x, y, network):
         return network(x, y).total.sum()
 
     here = [jnp.asarray(states.channels_last(x)) for x in (a, b)]
     np.testing.assert_allclose(network(*here).total, wanted.detach(), rtol=1e-4)
-    got = np.asarray(gradient(*here)).transpose(0, 3, 1, 2)
+    got = np.asarray(gradient(*here, network)).transpose(0, 3, 1, 2)
     assert states.relative_error(got, there.grad.numpy()) < 1e-3
 
 
