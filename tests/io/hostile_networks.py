@@ -36,11 +36,16 @@ VICTIM = "b8.conv0.weight"  # (4, 4, 3, 3)
 FLAT = np.arange(144, dtype=np.float32)
 
 
+@functools.cache
+def _good_arrays() -> dict[str, np.ndarray]:
+    return arrays_for(KIND, WHICH, ARCHITECTURE)
+
+
 def good_file(
     *, tensors: dict | None = None, attributes: dict | None = None, protocol: int = 4, **entries
 ) -> bytes:
     """A file with one good discriminator, changed as asked."""
-    arrays = {**arrays_for(KIND, WHICH, ARCHITECTURE), **(tensors or {})}
+    arrays = {**_good_arrays(), **(tensors or {})}
     made = network(arrays, ARCHITECTURE, attributes=dict(attributes or {}))
     return network_file({WHICH: made}, protocol=protocol, **entries)
 

@@ -210,7 +210,7 @@ def audited(which, step, folder):
 
 def assert_inert(results):
     assert {name: events for name, (_, _, _, events, _) in results.items() if events} == {}
-    assert max(seconds for _, _, seconds, _, _ in results.values()) < 20
+    assert max(seconds for _, _, seconds, _, _ in results.values()) < 10
 
 
 def assert_refused(results):
