@@ -35,6 +35,8 @@ LRELU_SLOPE = 0.2
 LRELU_GAIN = 2.0**0.5
 # The filter [1,3,3,1]/8 along one axis, times 2: the gain of doubling that axis.
 FIR_TAPS = (0.25, 0.75, 0.75, 0.25)
+# What the public state dict counts among the buffers.
+BUFFERS = ("noise_const", "w_avg")
 
 
 def leaky_relu(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
@@ -219,11 +221,19 @@ class ToRGB(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: two layers (one behind the constant at 4x4) and the skip to the image."""
+    """One resolution: two layers (one behind the constant at 4x4) and the skip to the image.
+
+    Attributes:
+        features, channels_out: channels of the features and of the image.
+        first: the block at 4x4, which begins with a learned constant.
+        up: doubles the resolution (a first block has nothing to double).
+        use_noise, clamp: as in `SynthesisLayer`.
+    """
 
     features: int
     channels_out: int
     first: bool = False
+    up: bool = True
     use_noise: bool = True
     clamp: float | None = None
 
@@ -242,13 +252,16 @@ class SynthesisBlock(nn.Module):
             x = jnp.broadcast_to(const.astype(ws.dtype), (ws.shape[0], *const.shape))
         else:
             x = constrain(x, "heads")
-            x = SynthesisLayer(self.features, up=True, name="conv0", **layer)(x, ws[:, 0], noise)
+            conv0 = SynthesisLayer(self.features, up=self.up, name="conv0", **layer)
+            x = conv0(x, ws[:, 0], noise)
         x = constrain(x, "heads")
         x = SynthesisLayer(self.features, name="conv1", **layer)(x, ws[:, -2], noise)
         x = constrain(x, "heads")
         rgb = ToRGB(self.channels_out, clamp=self.clamp, name="torgb")(x, ws[:, -1])
         rgb = constrain(rgb.astype(jnp.float32), "heads")
-        return x, rgb if image is None else upsample(image) + rgb
+        if image is None:
+            return x, rgb
+        return x, rgb + (upsample(image) if self.up else image)
 
 
 class SynthesisNetwork(nn.Module):
@@ -322,12 +335,14 @@ class SynthesisNetwork(nn.Module):
         return image
 
 
-def _layout(name: str, value: np.ndarray) -> np.ndarray:
+def _layout(name: str, value: np.ndarray, *, public: bool = False) -> np.ndarray:
+    """From the public layout to ours, or back."""
     if name == "const":
-        return value.transpose(1, 2, 0)
-    if name == "weight":
-        return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.transpose()
-    return value
+        return value.transpose(2, 0, 1) if public else value.transpose(1, 2, 0)
+    if name != "weight":
+        return value
+    order = (3, 2, 0, 1) if public else (2, 3, 1, 0)
+    return value.transpose(order) if value.ndim == 4 else value.transpose()
 
 
 def variables_from_state_dict(
@@ -346,8 +361,18 @@ def variables_from_state_dict(
         path = key.removeprefix(prefix).split(".")
         if not key.startswith(prefix) or path[-1] == "resample_filter":
             continue
-        node = variables["buffers" if path[-1] == "noise_const" else "params"]
+        node = variables["buffers" if path[-1] in BUFFERS else "params"]
         for part in path[:-1]:
             node = node.setdefault(part, {})
         node[path[-1]] = _layout(path[-1], np.asarray(value))
     return variables
+
+
+def state_dict_from_variables(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The inverse of `variables_from_state_dict`, in order of the names."""
+    state = {}
+    for tree in variables.values():
+        for path, value in jax.tree_util.tree_leaves_with_path(tree):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            state[name] = _layout(name.rpartition(".")[2], np.asarray(value), public=True)
+    return dict(sorted(state.items()))

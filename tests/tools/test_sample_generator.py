@@ -26,7 +26,7 @@ from tests.nets.filling import filled
 
 TINY = {
     "z_dim": 8, "w_dim": 8, "channel_base": 64, "channel_max": 8, "plane_resolution": 8,
-    "plane_features": 4, "decoder_hidden": 8, "superresolution": "none", "neural_resolution": 8,
+    "plane_features": 4, "decoder_hidden": 8, "superresolution": None, "neural_resolution": 8,
 }  # fmt: skip
 RAYS = {"samples": 6, "importance": 0}
 CONFIGS = {
