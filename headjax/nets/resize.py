@@ -24,7 +24,7 @@ def resize(
     border's pixel, which is the same.)
 
     Args:
-        images: any leading axes, channels last; computed in float32, returned in their dtype.
+        images: any leading axes, channels last; computed in float32 at least, returned in their dtype.
         size: rows and columns of the result, or one number for both.
         antialias: widens the filter where an axis shrinks.
     """
@@ -32,5 +32,5 @@ def resize(
     shape = (*images.shape[:-3], rows, columns, images.shape[-1])
     if shape == images.shape:
         return images
-    resized = jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=antialias)
-    return resized.astype(images.dtype)
+    wide = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+    return jax.image.resize(wide, shape, "linear", antialias=antialias).astype(images.dtype)

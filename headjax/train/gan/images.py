@@ -94,3 +94,23 @@ def augment_together(
     return {
         name: resize(part, images[name].shape[1:3]) for name, part in zip(names, parts, strict=True)
     }
+
+
+def as_seen(
+    images: Mapping[str, Float[Array, "b h w _"]],
+    *,
+    sigma: ArrayLike,
+    augment: Callable[[Array], Array] | None = None,
+) -> Images:
+    """What goes into the discriminator, real and generated alike: blurred, then augmented.
+
+    A part of what R1 differentiates. Only "image" is blurred here; the small images of real
+    samples are blurred once, by `real_pair`.
+
+    Args:
+        images: a sample's images.
+        sigma: blur of "image", pixels.
+        augment: [b, h, w, c] -> [b, h, w, c] with its key and strength bound; None for none.
+    """
+    blurred = {**images, "image": blur(images["image"], sigma=sigma)}
+    return blurred if augment is None else augment_together(blurred, augment)

@@ -81,3 +81,13 @@ def test_small_images_are_enlarged_for_the_augmentation_and_reduced_again():
         after["image_raw"], resize(resize(pair["image_raw"], 16), 8), atol=1e-6
     )
     assert after["image"].shape == (1, 16, 16, 3)
+
+
+def test_the_discriminator_sees_the_image_blurred_and_then_augmented():
+    pair = {"image": picture(1, 8, 8, 3), "image_raw": picture(1, 8, 8, 3, seed=1)}
+    plain = images.as_seen(pair, sigma=2.0)
+    np.testing.assert_allclose(plain["image"], images.blur(pair["image"], sigma=2.0), atol=1e-6)
+    np.testing.assert_array_equal(plain["image_raw"], pair["image_raw"])
+    augmented = images.as_seen(pair, sigma=2.0, augment=lambda stack: jnp.abs(stack))
+    np.testing.assert_allclose(augmented["image"], jnp.abs(plain["image"]), atol=1e-6)
+    np.testing.assert_allclose(augmented["image_raw"], jnp.abs(pair["image_raw"]), atol=1e-6)
