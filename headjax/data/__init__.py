@@ -1,6 +1,6 @@
 """Data sets and input pipelines: multi-view heads made by code, folders in EG3D's format."""
 
-from headjax.data.config import SPLITS, HeadViewsConfig
+from headjax.data.config import SPLITS, HeadViewsConfig, latents
 from headjax.data.eg3d_folder import Eg3dDataset
 from headjax.data.pipeline import FieldSource, Source, batches
 from headjax.data.preparation import Prepared, prepare, read_manifest
@@ -19,6 +19,7 @@ __all__ = [
     "Source",
     "batches",
     "data_sheet",
+    "latents",
     "load_split",
     "prepare",
     "read_manifest",

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from headjax.data import views
 from headjax.errors import UserError
@@ -20,6 +21,7 @@ _RANGES = {
     "resolution": (8, 4096),
     "supersample": (1, 8),
     "max_pitch": (0, 80),
+    "max_yaw": (20, 180),
     "uv_size": (4, 1024),
     "seed": (0, 2**31 - 1),
 }
@@ -27,17 +29,20 @@ _RANGES = {
 
 @dataclass(frozen=True)
 class HeadViewsConfig:
-    """Identities × views on a full circle of yaw.
+    """Identities × views on a full circle of yaw, or of the face's side alone.
 
     Attributes:
         source: 'procedural' (headjax's own heads) or 'ict' (ICT-FaceKit, needs `ict_folder`).
         train_identities: heads in `train` and `val_views`.
         val_identities: heads seen in `val_identities` only.
-        train_views: training views a head, exact front, side and back included.
+        train_views: training views a head, exact front, side and back included (of a frontal set
+            the front).
         val_views: held-out views a head, at least 8° from all of its training views.
         resolution: pixels along the image's side.
         supersample: samples a pixel along each side.
         max_pitch: degrees; cameras lie within ± this pitch.
+        max_yaw: degrees; below 180 the views are a frontal set: cameras within ± this yaw, uniform
+            in area, without exact side and back views.
         uv_size: side of the UV position map.
         seed: of identities and cameras.
         expression: 'neutral', or a random one 'per_identity' (shared by all its views) or
@@ -60,6 +65,7 @@ class HeadViewsConfig:
     seed: int = 0
     expression: str = "neutral"
     ict_folder: str = ""
+    max_yaw: float | int = 180.0
 
     def __post_init__(self):
         _check_choice("source", self.source, choices=SOURCES)
@@ -90,7 +96,7 @@ class ViewList:
     Attributes:
         identity: its number: training heads count from 0, held-out ones go on from there.
         numbers: [v] the views' numbers, 0 … train_views − 1 for training views (0, 1, 2 are the
-            exact front, side and back), then the held-out ones.
+            exact front, side and back; of a frontal set 0 is the front), then the held-out ones.
         views: [v, 2] (yaw, pitch) in radians.
     """
 
@@ -128,17 +134,38 @@ def head_seed(config: HeadViewsConfig, identity: int) -> int:
     return int(np.random.SeedSequence([config.seed, held_out, number]).generate_state(1)[0])
 
 
+def latents(config: HeadViewsConfig) -> Float[np.ndarray, "n k"]:
+    """The latents of a data set's heads, by identity, training heads first; float32.
+
+    Standard normal numbers that the heads can be made from (`head.procedural.person_latent`). They
+    follow from the seeds, so records do not hold them.
+
+    Raises:
+        UserError: the heads are not procedural.
+    """
+    from headjax.head.procedural import person_latent
+
+    if config.source != "procedural":
+        raise UserError(f"heads of source {config.source!r} have no latents; 'procedural' ones do")
+    heads = range(config.train_identities + config.val_identities)
+    return np.stack([person_latent(head_seed(config, identity)) for identity in heads])
+
+
 def head_views(config: HeadViewsConfig, identity: int, *, split: str) -> ViewList:
     """The views of a head that a split shows.
 
-    `val_identities` shows the exact front, side and back and all held-out views.
+    `val_identities` shows the exact front, side and back (of a frontal set the front) and all
+    held-out views.
     """
+    max_yaw = float(np.deg2rad(config.max_yaw))
     placed = views.place_views(
         head_seed(config, identity),
         train_views=config.train_views,
         held_out_views=config.val_views,
         max_pitch=float(np.deg2rad(config.max_pitch)),
+        max_yaw=max_yaw,
     )
+    exact = len(views.exact_views(max_yaw))
     train = np.arange(config.train_views)
     held_out = config.train_views + np.arange(config.val_views)
     if split == "train":
@@ -148,8 +175,8 @@ def head_views(config: HeadViewsConfig, identity: int, *, split: str) -> ViewLis
     check_split(split)
     return ViewList(
         identity=identity,
-        numbers=np.concatenate([train[:3], held_out]),
-        views=np.concatenate([placed.train[:3], placed.held_out]),
+        numbers=np.concatenate([train[:exact], held_out]),
+        views=np.concatenate([placed.train[:exact], placed.held_out]),
     )
 
 

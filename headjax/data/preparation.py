@@ -22,6 +22,8 @@ SCHEMA = 2  # 1 held PNGs and zlib'd arrays.
 
 _KIND = "headjax.head_views"
 _NO_ROOM_WORDS = ("no space left", "file too large", "quota exceeded", "resource_exhausted")
+# Fields that older manifests lack, and what was done before there was a choice.
+_LATER_FIELDS = {"max_yaw": 180.0}
 # The files' own compression leaves at least this share of the decoded bytes.
 _PACKED_SHARE = 0.1
 
@@ -136,7 +138,8 @@ def _reuse(config: HeadViewsConfig, folder: Path) -> Prepared:
 
 def _identity(manifest: dict) -> dict:
     """The manifest's entries that tell one data set from another."""
-    fields = {name: value for name, value in manifest["config"].items() if name != "ict_folder"}
+    fields = _LATER_FIELDS | manifest["config"]
+    fields = {name: value for name, value in fields.items() if name != "ict_folder"}
     return {**fields, "headjax version": manifest["headjax"], "ict files": manifest["ict_files"]}
 
 

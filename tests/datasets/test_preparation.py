@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 from headjax.data import load_split, preparation, prepare
 from headjax.data.preparation import MANIFEST
 from headjax.errors import UserError
+from headjax.geometry.cameras import camera_from_label
 from tests.datasets.conftest import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +63,30 @@ def test_other_settings_are_refused_by_the_names_of_the_fields(stand_in, small_s
     other = dataclasses.replace(SMALL, seed=3, resolution=32)
     with pytest.raises(UserError, match=r"resolution: 16 there, 32 wanted; seed: 0 there, 3"):
         prepare(other, small_set)
+
+
+def test_a_set_from_before_frontal_ones_is_a_full_circle(stand_in, small_set, tmp_path):
+    shutil.copytree(small_set, tmp_path / "old")
+    path = tmp_path / "old" / MANIFEST
+    manifest = json.loads(path.read_text())
+    assert manifest["config"].pop("max_yaw") == 180
+    path.write_text(json.dumps(manifest))
+    assert prepare(SMALL, path.parent).reused
+    first, second = (load_split(folder, "val_identities") for folder in (small_set, path.parent))
+    np.testing.assert_array_equal(first.view_numbers, second.view_numbers)
+    with pytest.raises(UserError, match=r"max_yaw: 180.0 there, 60 wanted"):
+        prepare(dataclasses.replace(SMALL, max_yaw=60), path.parent)
+
+
+def test_a_frontal_set_is_prepared_and_read_back(stand_in, tmp_path):
+    frontal = dataclasses.replace(SMALL, max_yaw=50.0, train_identities=2, val_identities=1)
+    made = prepare(frontal, tmp_path / "set", workers=1)
+    assert made.records == {"train": 12, "val_views": 8, "val_identities": 5}
+    held_out = load_split(tmp_path / "set", "val_identities")
+    assert held_out.config == frontal and len(held_out) == 5
+    positions = camera_from_label(np.stack([held_out[i]["camera"] for i in range(5)])).position
+    yaw = np.rad2deg(np.arctan2(positions[:, 0], positions[:, 2]))
+    assert np.abs(yaw).max() <= 50.001 and abs(yaw[0]) < 1e-3
 
 
 def test_another_version_of_headjax_is_refused(stand_in, small_set, monkeypatch):
@@ -138,6 +164,7 @@ FULL_DISK = """
 import resource, sys
 from headjax.data import prepare, sources
 from headjax.errors import UserError
+from headjax.geometry.cameras import camera_from_label
 from tests.datasets.conftest import SMALL
 from tests.datasets.stand_in import StandInSource
 sources._source = lambda kind, folder: StandInSource()

@@ -69,6 +69,54 @@ def test_about_half_of_the_training_views_see_the_face():
     assert 0.4 < share < 0.6
 
 
+@pytest.mark.parametrize("counts", [(32, 8), (4, 2)], ids=str)
+@pytest.mark.parametrize("degrees", [20, 40, 45, 60, 90, 120, 179])
+def test_a_frontal_set_keeps_to_its_yaw_and_begins_with_the_front(counts, degrees):
+    limit = np.deg2rad(degrees)
+    for seed in SEEDS:
+        placement = placed(seed, counts, max_yaw=limit)
+        assert placement.train.shape == (counts[0], 2)
+        assert placement.held_out.shape == (counts[1], 2)
+        every = np.concatenate([placement.train, placement.held_out])
+        assert np.abs(every[:, 0]).max() <= limit
+        assert np.abs(every[:, 1]).max() <= np.deg2rad(30) + 1e-9
+        np.testing.assert_array_equal(placement.train[0], 0)
+        assert np.linalg.norm(placement.train[1:], axis=1).min() > 0
+        nearest = views.angles_between(placement.held_out, placement.train).min()
+        assert nearest >= np.deg2rad(8.0)
+        to_front = views.angles_between(placement.held_out, views.exact_views()[:1])[:, 0]
+        assert np.sum(to_front <= np.deg2rad(40)) >= 2
+
+
+def test_views_of_a_frontal_set_are_uniform_in_area():
+    train = [placed(seed, (64, 0), max_yaw=np.deg2rad(60)).train[1:] for seed in SEEDS]
+    yaw, pitch = np.concatenate(train).T
+    for share in (yaw / np.deg2rad(120) + 0.5, np.sin(pitch) + 0.5):
+        counted = np.histogram(share, bins=8, range=(0, 1))[0] / len(share)
+        np.testing.assert_allclose(counted, 1 / 8, atol=0.02)
+
+
+def test_held_out_views_of_a_frontal_set_reach_both_sides():
+    for seed in SEEDS:
+        yaw = placed(seed, (32, 8), max_yaw=np.deg2rad(80)).held_out[:, 0]
+        assert yaw.min() < np.deg2rad(-40) and yaw.max() > np.deg2rad(40)
+
+
+# The last training and the last held-out view, as they were before there were frontal sets.
+@pytest.mark.parametrize(
+    ("seed", "counts", "train", "held_out"),
+    [
+        (0, (32, 8), (-0.86490350017, 0.21218238469), (-1.41139157399, 0.51058454789)),
+        (977, (24, 6), (-0.99294844430, -0.50760702460), (-1.71932691100, -0.13667151942)),
+        (2**31, (60, 24), (-3.01706883213, 0.41275757393), (-0.95064606492, -0.41479006704)),
+    ],
+)
+def test_views_on_the_full_circle_are_those_of_earlier_data_sets(seed, counts, train, held_out):
+    placement = placed(seed, counts, max_yaw=float(np.deg2rad(180.0)))
+    np.testing.assert_allclose(placement.train[-1], train, atol=1e-9)
+    np.testing.assert_allclose(placement.held_out[-1], held_out, atol=1e-9)
+
+
 def test_views_are_a_pure_function_of_the_seed_and_differ_between_seeds():
     first, again, other = placed(3, (32, 8)), placed(3, (32, 8)), placed(4, (32, 8))
     np.testing.assert_array_equal(first.train, again.train)
@@ -88,6 +136,8 @@ def test_cameras_may_stay_level():
         ({"train_views": 24, "held_out_views": 1}, "held_out_views is 1"),
         ({"train_views": 24, "held_out_views": 49}, "held_out_views is 49"),
         ({"train_views": 24, "held_out_views": 6, "max_pitch": 2.0}, "max_pitch is 114"),
+        ({"train_views": 24, "held_out_views": 6, "max_yaw": 0.1}, "max_yaw is 5.7"),
+        ({"train_views": 24, "held_out_views": 6, "max_yaw": 4.0}, "max_yaw is 229"),
         ({"train_views": 24, "held_out_views": 48, "max_pitch": 0.0}, "do not fit"),
     ],
 )
