@@ -24,7 +24,7 @@ def resize(
     border's pixel, which is the same.)
 
     Args:
-        images: any leading axes, channels last; computed in float32 at least, returned in their dtype.
+        images: any leading axes, channels last; computed in float32 or wider, in their dtype after.
         size: rows and columns of the result, or one number for both.
         antialias: widens the filter where an axis shrinks.
     """
