@@ -105,6 +105,13 @@ def orbit(
     )
 
 
+def orbit_labels(yaw_degrees: Any, *, pitch_degrees: Any = 0.0) -> Float[np.ndarray, "v 25"]:
+    """Camera labels on the orbit around the head, one for each yaw."""
+    yaw = np.deg2rad(np.asarray(yaw_degrees, np.float32))
+    pitch = np.broadcast_to(np.deg2rad(np.float32(pitch_degrees)), yaw.shape)
+    return np.asarray(label_from_camera(orbit(yaw, pitch)), np.float32)
+
+
 def intrinsics_from_focal(focal: Numbers) -> Float[AnyArray, "*b 3 3"]:
     """[[f, 0, ½], [0, f, ½], [0, 0, 1]] for focal lengths [*b] in image sizes."""
     xnp = namespace(focal)

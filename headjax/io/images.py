@@ -90,6 +90,11 @@ def image_grid(rows: Sequence[Sequence[Any]], *, gap: int = 2) -> UInt8[np.ndarr
     return out
 
 
+def enlarge(picture: UInt8[np.ndarray, "h w 3"], factor: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Repeats pixels, so that what was computed is what is seen."""
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
 def read_image(
     path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "h w 3"]:

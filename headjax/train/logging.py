@@ -5,11 +5,12 @@ and rates stand there and nowhere else, so that every other artefact of a run is
 TensorBoard's event files lie beside it in `tensorboard/`.
 """
 
+import contextlib
 import io
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,21 @@ class Logger:
     def progress(self, label: str, *, total: int, start: int = 0, unit: str = "step") -> "Progress":
         """A progress bar with rate and remaining time; a context manager."""
         return Progress(label, total=total, start=start, unit=unit, stream=self._stream)
+
+    @contextlib.contextmanager
+    def telling(self, label: str, *, unit: str) -> Iterator[Callable[[int, int], None]]:
+        """A progress bar that opens when the total is known: `tell(done, total)`."""
+        with contextlib.ExitStack() as stack:
+            bars: list[Progress] = []
+            counted = [0]
+
+            def tell(done: int, total: int) -> None:
+                if not bars:
+                    bars.append(stack.enter_context(self.progress(label, total=total, unit=unit)))
+                bars[0].advance(done - counted[0])
+                counted[0] = done
+
+            yield tell
 
     def close(self) -> None:
         """Writes what is still buffered and closes the files."""

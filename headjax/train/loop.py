@@ -23,8 +23,9 @@ from headjax.train.agreement import Agreement
 from headjax.train.checkpoint import Checkpoints
 from headjax.train.chips import peak_flops
 from headjax.train.logging import Logger, Progress
-from headjax.train.mesh import make_mesh
+from headjax.train.mesh import MeshOptions, make_mesh
 from headjax.train.signals import Interrupted, StopRequest, stopping_between_steps
+from headjax.train.stages import Context
 from headjax.train.state import TrainState, stream_key
 from headjax.train.throughput import Throughput
 
@@ -176,6 +177,28 @@ def abstract_state(task: Task, *, mesh: Mesh | AbstractMesh) -> TrainState:
 
 def _places(abstract: TrainState) -> Any:
     return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def fit_stage(context: Context, task: Task, *, steps: int, section: Any) -> TrainState:
+    """`fit` as a stage calls it, by the config.
+
+    Args:
+        context: its config has `log_every` and `mesh`.
+        task: what to train; its checkpoints lie under its name.
+        steps: updates in all.
+        section: the stage's part of the config, with `checkpoint_every` and `keep_every`.
+    """
+    return fit(
+        task,
+        folder=context.workdir / "checkpoints" / task.name,
+        seed=context.seed,
+        steps=steps,
+        logger=context.logger,
+        checkpoint_every=section.checkpoint_every,
+        keep_every=section.keep_every,
+        log_every=context.config.log_every,
+        mesh=make_mesh(MeshOptions(**context.config.mesh)),
+    )
 
 
 def jit_update(task: Task, abstract: TrainState, *, mesh: Mesh | AbstractMesh) -> Callable:

@@ -6,6 +6,7 @@ import fcntl
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import time
@@ -47,6 +48,13 @@ class Context:
     def config_hash(self) -> str:
         """The configuration's fingerprint, for the metadata of artefacts."""
         return config_hash(self.config)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Where an artefact comes from: configuration, system and seed."""
+        return {
+            "config_hash": self.config_hash, "system": self.config.system, "seed": self.seed
+        }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +194,11 @@ def read_json(path: Path) -> dict:
             f"{SCHEMA_VERSION}); update headjax"
         )
     return value
+
+
+def finite(scores: Mapping[str, float]) -> dict[str, float | str]:
+    """Scores as JSON knows them: what nothing could tell (no such pixels) is 'n/a'."""
+    return {name: value if math.isfinite(value) else "n/a" for name, value in scores.items()}
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

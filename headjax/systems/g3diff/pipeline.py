@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +13,14 @@ import numpy as np
 
 from headjax import data
 from headjax.errors import UserError
-from headjax.geometry.cameras import view_angle_between
+from headjax.geometry.cameras import orbit_labels, view_angle_between
 from headjax.io import images, video
 from headjax.metrics import sets
 from headjax.systems.g3diff import artefacts, autodecoder, diffusion, evaluate, report, settings
 from headjax.train import feed, loop
 from headjax.train.mesh import MeshOptions, make_mesh
-from headjax.train.stages import Context, Row, Stage, read_json, write_json
-from headjax.train.state import TrainState, new_state, stream_key
+from headjax.train.stages import Context, Row, Stage, finite, read_json, write_json
+from headjax.train.state import new_state, stream_key
 
 _VIEW_FIELDS = (
     "image", "depth", "mask", "parts", "camera", "identity", "uv_positions", "uv_valid",
@@ -82,7 +80,7 @@ def describe(config: Any) -> list[Row]:
 def prepare_data(context: Context) -> None:
     """Renders the data set, or finds it; writes data_sheet.png."""
     section = data.HeadViewsConfig(**context.config.data.to_dict())
-    with _telling(context, "data", unit="view") as tell:
+    with context.logger.telling("data", unit="view") as tell:
         data.prepare(
             section, context.data_dir, progress=lambda state: tell(state.done, state.total)
         )
@@ -117,7 +115,7 @@ def train_autodecoder(context: Context) -> None:
 def _keep_autodecoder(context: Context, name: str, params: Any, registration: Any) -> None:
     if context.group.leads:
         model = artefacts.AutoDecoder(params, registration)
-        artefacts.save_autodecoder(context.workdir / name, model, metadata=_metadata(context))
+        artefacts.save_autodecoder(context.workdir / name, model, metadata=context.metadata)
 
 
 def registration_of(context: Context) -> autodecoder.Registration:
@@ -157,23 +155,8 @@ def _fit_autodecoder(context, registration, *, warm: bool, steps: int, start: An
         name, init, step, batches, batch_size=size, rules=autodecoder.RULES,
         counted=autodecoder.AutoDecoderStep(settings.counted_config(config), warm=warm),
     )  # fmt: skip
-    state = _fit(context, task, steps=steps, section=config.autodecoder)
+    state = loop.fit_stage(context, task, steps=steps, section=config.autodecoder)
     return feed.to_host(state.params)
-
-
-def _fit(context: Context, task: loop.Task, *, steps: int, section: Any) -> TrainState:
-    """The loop's call for a training stage, as the config says."""
-    return loop.fit(
-        task,
-        folder=context.workdir / "checkpoints" / task.name,
-        seed=context.seed,
-        steps=steps,
-        logger=context.logger,
-        checkpoint_every=section.checkpoint_every,
-        keep_every=section.keep_every,
-        log_every=context.config.log_every,
-        mesh=make_mesh(MeshOptions(**context.config.mesh)),
-    )
 
 
 def warm_autodecoder(context: Context, registration: autodecoder.Registration) -> Any:
@@ -213,11 +196,11 @@ def evaluate_heldout(context: Context) -> None:
     config = context.config
     model = artefacts.load_autodecoder(context.workdir / "autodecoder.safetensors")
     source = data.load_split(context.data_dir, "val_views")
-    with _telling(context, "evaluation", unit="view") as tell:
+    with context.logger.telling("evaluation", unit="view") as tell:
         scores = evaluate.heldout_views(
             model.params, source, registration=model.registration, config=config, progress=tell
         )
-    write_json(context.workdir / "evaluation.json", {"heldout_views": _finite(scores)})
+    write_json(context.workdir / "evaluation.json", {"heldout_views": finite(scores)})
     render = evaluate.make_renderer(config, resolution=config.data.resolution)
     build = evaluate.make_builder(config, valid=model.registration.valid)
     picture = report.reconstruction_rows(
@@ -231,7 +214,7 @@ def evaluate_heldout(context: Context) -> None:
 
 def _shown_records(source: Any, *, count: int = 24) -> list[dict[str, np.ndarray]]:
     """Held-out views to show: of each of some identities a front, a side and a back view."""
-    front = report.orbit_labels([0.0, 90.0, 180.0])
+    front = orbit_labels([0.0, 90.0, 180.0])
     identities = sorted(set(np.asarray(source.identities).tolist()))
     stride = max(1, len(identities) // max(1, count // 3))
     shown = []
@@ -273,14 +256,14 @@ def train_diffusion(context: Context) -> None:
 
     counted = diffusion.DiffusionStep(settings.counted_config(config), standard)
     task = loop.Task("diffusion", init, step, batches, batch_size=size, counted=counted)
-    state = _fit(context, task, steps=config.diffusion.steps, section=config.diffusion)
+    state = loop.fit_stage(context, task, steps=config.diffusion.steps, section=config.diffusion)
     averaged = feed.to_host(state.ema)
     if context.group.leads:
         valid = jnp.mean(model.registration.valid, axis=0) > 0.5
         artefacts.save_diffusion(
             context.workdir / "diffusion.safetensors",
             artefacts.Diffusion(averaged, standard, valid),
-            metadata=_metadata(context),
+            metadata=context.metadata,
         )
 
 
@@ -303,11 +286,11 @@ def make_samples(context: Context) -> None:
         )
     )(model.params, stream_key(context.seed, "samples"))
     artefacts.save_heads(
-        context.workdir / "samples.safetensors", heads, metadata=_metadata(context)
+        context.workdir / "samples.safetensors", heads, metadata=context.metadata
     )
-    labels = report.orbit_labels(list(report.CANONICAL_YAWS.values()))
+    labels = orbit_labels(list(report.CANONICAL_YAWS.values()))
     render = evaluate.make_renderer(config, resolution=resolution)
-    with _telling(context, "samples", unit="head") as tell:
+    with context.logger.telling("samples", unit="head") as tell:
         chunks = []
         for start in range(0, count, 4):
             part = report.take_heads(heads, slice(start, min(start + 4, count)))
@@ -330,7 +313,7 @@ def _write_metrics(context: Context, color: np.ndarray) -> None:
     )
     values = {
         "heldout_views": read_json(context.workdir / "evaluation.json")["heldout_views"],
-        "samples": _finite(scores),
+        "samples": finite(scores),
         "perceptual_loss": context.config.autodecoder.perceptual,
         "lpips": "n/a: needs the LPIPS weights",
         "identity_similarity": "n/a: needs the ArcFace weights",
@@ -345,7 +328,7 @@ def _write_metrics(context: Context, color: np.ndarray) -> None:
 def canonical_views(context: Context, split: str) -> np.ndarray:
     """The true front, side and back views of every identity of a split, [n, 3, h, w, 3] in 0..1."""
     source = data.load_split(context.data_dir, split)
-    labels = report.orbit_labels(list(report.CANONICAL_YAWS.values()))
+    labels = orbit_labels(list(report.CANONICAL_YAWS.values()))
     identities = np.asarray(source.identities)
     result = []
     for identity in sorted(set(identities.tolist())):
@@ -356,29 +339,3 @@ def canonical_views(context: Context, split: str) -> np.ndarray:
             views.append(mine[int(np.argmin(angles))]["image"].astype(np.float32) / 255.0)
         result.append(np.stack(views))
     return np.stack(result)
-
-
-@contextlib.contextmanager
-def _telling(context: Context, label: str, *, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar that opens when the total is known: `tell(done, total)`."""
-    with contextlib.ExitStack() as stack:
-        bars: list[Any] = []
-        counted = [0]
-
-        def tell(done: int, total: int) -> None:
-            if not bars:
-                bar = context.logger.progress(label, total=total, unit=unit)
-                bars.append(stack.enter_context(bar))
-            bars[0].advance(done - counted[0])
-            counted[0] = done
-
-        yield tell
-
-
-def _finite(scores: dict[str, float]) -> dict[str, float | str]:
-    """Scores as JSON knows them: what nothing could tell (no such pixels) is 'n/a'."""
-    return {name: value if math.isfinite(value) else "n/a" for name, value in scores.items()}
-
-
-def _metadata(context: Context) -> dict[str, Any]:
-    return {"config_hash": context.config_hash, "system": "g3diff", "seed": context.seed}

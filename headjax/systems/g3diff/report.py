@@ -9,20 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from headjax.geometry.cameras import label_from_camera, orbit
+from headjax.geometry.cameras import orbit_labels
 from headjax.io.colormaps import colorize_depth
-from headjax.io.images import image_grid, to_uint8
+from headjax.io.images import enlarge, image_grid, to_uint8
 from headjax.render.gaussian_field import GaussianHeads
 
 # Yaw of the three canonical views, degrees.
 CANONICAL_YAWS = {"front": 0.0, "side": 90.0, "back": 180.0}
-
-
-def orbit_labels(yaw_degrees: Any, *, pitch_degrees: Any = 0.0) -> Float[np.ndarray, "v 25"]:
-    """Camera labels on the orbit around the head, one for each yaw."""
-    yaw = np.deg2rad(np.asarray(yaw_degrees, np.float32))
-    pitch = np.broadcast_to(np.deg2rad(np.float32(pitch_degrees)), yaw.shape)
-    return np.asarray(label_from_camera(orbit(yaw, pitch)), np.float32)
 
 
 def signed(color: np.ndarray) -> np.ndarray:
@@ -77,11 +70,6 @@ def sample_sheet(
     width = max(len(row) for row in rows)
     blank = np.full_like(cells[0][0], 255)
     return image_grid([row + [blank] * (width - len(row)) for row in rows], gap=4)
-
-
-def enlarge(picture: UInt8[np.ndarray, "h w 3"], factor: int) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Repeats pixels, so that what was computed is what is seen."""
-    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def turntable(

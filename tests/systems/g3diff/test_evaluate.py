@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from headjax.geometry.cameras import camera_from_label
+from headjax.geometry.cameras import camera_from_label, orbit_labels
 from headjax.geometry.rays import pixel_rays
 from headjax.render import gaussian_field as field
 from headjax.render.parts import PART_IDS
-from headjax.systems.g3diff import autodecoder, evaluate, report, settings
+from headjax.systems.g3diff import autodecoder, evaluate, settings
 from tests.systems.g3diff import tiny
 
 SKIN, BROW, EYE, LIP = (PART_IDS[n] for n in ("skin", "l_brow", "r_eye", "u_lip"))
@@ -30,7 +30,7 @@ def record(*, yaw=0.0, identity=0):
         "image": image,
         "parts": parts[..., None],
         "mask": np.where(parts > 0, 255, 0).astype(np.uint8)[..., None],
-        "camera": report.orbit_labels([math.degrees(yaw)])[0],
+        "camera": orbit_labels([math.degrees(yaw)])[0],
         "identity": np.array(identity, np.int32),
     }
 
@@ -138,7 +138,7 @@ def test_a_picture_is_all_its_rays_rendered_and_white_where_they_miss():
         params, jnp.array([0, 1])
     )
     heads = heads.replace(radii=0.01 + 0 * heads.radii)  # far from the picture's corners
-    labels = jnp.asarray(report.orbit_labels([0.0, 70.0]))
+    labels = jnp.asarray(orbit_labels([0.0, 70.0]))
     color, depth, alpha = evaluate.make_renderer(config, resolution=16)(
         params["shared"]["mlp"], heads, labels
     )

@@ -2,6 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from headjax.geometry.cameras import orbit_labels
+from headjax.io.images import enlarge
 from headjax.systems.g3diff import report
 from tests.systems.g3diff import tiny
 
@@ -29,19 +31,19 @@ def numbered_heads(count):
 
 
 def test_the_orbits_first_views_are_front_side_and_back():
-    labels = report.orbit_labels(list(report.CANONICAL_YAWS.values()))
+    labels = orbit_labels(list(report.CANONICAL_YAWS.values()))
     positions = labels[:, [3, 7, 11]]
     np.testing.assert_allclose(positions, [[0, 0, 2.7], [2.7, 0, 0], [0, 0, -2.7]], atol=1e-5)
 
 
 def test_pitch_may_be_one_number_or_one_a_view():
-    labels = report.orbit_labels([0.0, 90.0], pitch_degrees=[30.0, -30.0])
+    labels = orbit_labels([0.0, 90.0], pitch_degrees=[30.0, -30.0])
     np.testing.assert_allclose(labels[:, 7], [1.35, -1.35], rtol=1e-5)
-    np.testing.assert_allclose(report.orbit_labels([0.0], pitch_degrees=30.0), labels[:1])
+    np.testing.assert_allclose(orbit_labels([0.0], pitch_degrees=30.0), labels[:1])
 
 
 def test_every_head_is_seen_from_every_label():
-    labels = report.orbit_labels([0.0, 90.0, 180.0])
+    labels = orbit_labels([0.0, 90.0, 180.0])
     color, depth, alpha = report.views_of(fake_render, None, numbered_heads(2), labels=labels)
     assert color.shape == (2, 3, SIDE, SIDE, 3) and depth.shape == alpha.shape == (2, 3, SIDE, SIDE)
     np.testing.assert_allclose(color[:, :, 0, 0, 0], [[0.0] * 3, [0.1] * 3], rtol=1e-6)
@@ -50,7 +52,7 @@ def test_every_head_is_seen_from_every_label():
 
 @pytest.mark.parametrize(("count", "rows"), [(1, 1), (4, 2), (5, 3)])
 def test_a_sample_sheet_has_three_views_and_a_depth_for_each_head(count, rows):
-    labels = report.orbit_labels([0.0, 90.0, 180.0])
+    labels = orbit_labels([0.0, 90.0, 180.0])
     views = report.views_of(fake_render, None, numbered_heads(count), labels=labels)
     sheet = report.sample_sheet(*views)
     columns = 4 * min(count, 2)
@@ -63,7 +65,7 @@ def test_a_sample_sheet_has_three_views_and_a_depth_for_each_head(count, rows):
 
 def test_reconstructions_show_truth_prediction_and_depth_three_views_a_row():
     records = [
-        {"identity": np.array(i, np.int32), "camera": report.orbit_labels([30.0 * i])[0],
+        {"identity": np.array(i, np.int32), "camera": orbit_labels([30.0 * i])[0],
          "image": np.full((SIDE, SIDE, 3), 40 * i, np.uint8)}
         for i in range(6)
     ]  # fmt: skip
@@ -93,7 +95,7 @@ def test_a_turntable_has_a_frame_a_step_with_all_heads_side_by_side():
 
 def test_enlarging_repeats_pixels():
     picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    large = report.enlarge(picture, 3)
+    large = enlarge(picture, 3)
     assert large.shape == (6, 6, 3)
     np.testing.assert_array_equal(large[::3, ::3], picture)
     np.testing.assert_array_equal(large[2::3, 2::3], picture)

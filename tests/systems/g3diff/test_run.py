@@ -13,6 +13,7 @@ from PIL import Image
 import headjax
 from headjax import data, main
 from headjax.errors import UserError
+from headjax.geometry.cameras import orbit_labels
 from headjax.systems.g3diff import artefacts, pipeline, report
 from headjax.train import config as configs
 from headjax.train.logging import Logger
@@ -180,7 +181,7 @@ def test_unknown_heads_are_refused_with_those_that_there_are(model, name):
 
 def test_pictures_of_heads_are_deterministic_and_white_where_there_is_no_head(model):
     heads = model.reconstruct(jnp.array([0, 1]))
-    labels = jnp.asarray(report.orbit_labels([0.0, 120.0]))
+    labels = jnp.asarray(orbit_labels([0.0, 120.0]))
     color, depth, alpha = first = model.render(heads, labels, resolution=32)
     equal(first, model.render(heads, labels, resolution=32))
     assert color.shape == (2, 32, 32, 3) and depth.shape == alpha.shape == (2, 32, 32)
