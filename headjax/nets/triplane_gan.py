@@ -338,6 +338,7 @@ class Generator(nn.Module):
         jitter: Float[Array, "b r s"] | None = None,
         uniform: Float[Array, "b r m"] | None = None,
         background: Float[Array, "b h w f"] | None = None,
+        density_noise: Float[Array, "b r n"] | None = None,
     ) -> Rendered:
         """What the labels' cameras see; arguments as in `synthesis`."""
         cfg = self.config
@@ -353,6 +354,7 @@ class Generator(nn.Module):
             options=cfg.rendering,
             jitter=jitter,
             uniform=uniform,
+            density_noise=density_noise,
         )
 
         def image(values: Array) -> Array:
@@ -389,6 +391,7 @@ class Generator(nn.Module):
         planes: Planes | None = None,
         ws_background: Float[Array, "b l e"] | None = None,
         draw_background: bool = True,
+        density_noise: Float[Array, "b r n"] | None = None,
     ) -> Generated:
         """Pictures of the heads that style vectors stand for, from the labels' cameras.
 
@@ -402,6 +405,7 @@ class Generator(nn.Module):
             planes: taken instead of those of `ws`.
             ws_background: style vectors of PanoHead's background; None for `ws`.
             draw_background: draws PanoHead's background; without it features are black behind.
+            density_noise: added to the samples' raw densities (`triplane.render_rays`).
         """
         cfg = self.config
         if planes is None:
@@ -412,7 +416,7 @@ class Generator(nn.Module):
             background = self.background(of, noise=noise)
         seen = self.render(
             planes, c, ws=ws, neural_resolution=neural_resolution, jitter=jitter,
-            uniform=uniform, background=background,
+            uniform=uniform, background=background, density_noise=density_noise,
         )  # fmt: skip
         mask = seen.alpha
         if cfg.kind == "panohead":

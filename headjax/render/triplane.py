@@ -10,6 +10,7 @@ Depths begin with S evenly spaced ones, both ends included, each moved by jitter
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Literal
 
 import jax.numpy as jnp
@@ -29,8 +30,11 @@ from pallas_kernels.ray_march import (
     importance,
     march_field,
     march_field_twice,
+    ray_march,
     triplane_field,
 )
+from pallas_kernels.ray_march.reference import interval_weights
+from pallas_kernels.ray_march.types import points_of
 from pallas_kernels.triplane_sample import LookupOptions, triplane_sample
 from pallas_kernels.triplane_sample.types import EG3D_AXES, LN3DIFF_AXES, PANOHEAD_AXES, XY_XZ_YZ
 
@@ -83,9 +87,7 @@ class TriplaneOptions:
             )
 
     def lookup(self) -> LookupOptions:
-        return LookupOptions(
-            axes=AXES[self.axes], box=self.box, implementation=self.implementation
-        )
+        return LookupOptions(axes=AXES[self.axes], box=self.box, implementation=self.implementation)
 
     def decoding(self, *, cropped: bool = True) -> DecoderOptions:
         """How the decoder is read; the crop belongs to pictures, not to queries of the field."""
@@ -93,9 +95,7 @@ class TriplaneOptions:
         return DecoderOptions(color=self.color, crop=half)
 
     def marching(self) -> MarchOptions:
-        return MarchOptions(
-            density="softplus", tile=self.tile, implementation=self.implementation
-        )
+        return MarchOptions(density="softplus", tile=self.tile, implementation=self.implementation)
 
 
 def query(
@@ -155,6 +155,7 @@ def render_rays(
     options: TriplaneOptions,
     jitter: Float[Array, "b r s"] | None = None,
     uniform: Float[Array, "b r m"] | None = None,
+    density_noise: Float[Array, "b r n"] | None = None,
 ) -> Composite:
     """Renders rays through tri-planes or tri-grids (EG3D, §4.1 and its renderer).
 
@@ -165,6 +166,8 @@ def render_rays(
       options: see `TriplaneOptions`.
       jitter: in [0, 1), moves the first pass' samples; None leaves them (EG3D always jitters).
       uniform: in [0, 1), draws the importance samples; None takes evenly spaced numbers.
+      density_noise: added to the raw densities, of the first pass' samples, then the importance
+        samples' (PanoHead's training); takes more memory, since no kernel fuses it.
 
     Returns:
       features Σ w·f, the mean distance clamped to the batch's range, and Σ w.
@@ -185,6 +188,42 @@ def render_rays(
         if uniform is None:
             uniform = importance.even(origins.shape[:-1], options.importance)
         rays = (*rays, uniform)
-    field = triplane_field(planes, options=options.lookup())
-    seen = devices.split(marched, decoder, heads=field, rays=rays)
+    if density_noise is None:
+        field = triplane_field(planes, options=options.lookup())
+        seen = devices.split(marched, decoder, heads=field, rays=rays)
+    else:
+        noisy = functools.partial(_marched_noisily, options=options)
+        seen = devices.split(noisy, decoder, heads=planes, rays=(density_noise, *rays))
     return _composite(seen, white_back=options.white_back)
+
+
+def _marched_noisily(
+    decoder: Decoder, planes: Array, rays: tuple, *, options: TriplaneOptions
+) -> FieldMarched:
+    """Both passes one after the other, with noise on every sample's density."""
+    noise, rays, depths, *uniform = rays
+    march, first = options.marching(), depths.shape[-1]
+
+    def evaluated(depths, noise):
+        points = points_of(rays, depths).reshape(depths.shape[0], -1, 3)
+        features = triplane_sample(points, planes, options=options.lookup())
+        reach = jnp.zeros(points.shape[:-1])
+        sigma, color = decode(
+            decoder, features, reach=reach, points=points, options=options.decoding()
+        )
+        return color.reshape(*depths.shape, -1), sigma.reshape(depths.shape) + noise
+
+    color, sigma = evaluated(depths, noise[..., :first])
+    if uniform:
+        weights = interval_weights(sigma, depths, options=march)
+        new = importance.resample(depths, weights, uniform=uniform[0], kind="eg3d")
+        more = evaluated(new, noise[..., first:])
+        depths = jnp.concatenate([depths, new], axis=-1)
+        order = jnp.argsort(depths, axis=-1)
+        depths = jnp.take_along_axis(depths, order, axis=-1)
+        sigma = jnp.take_along_axis(jnp.concatenate([sigma, more[1]], -1), order, axis=-1)
+        color = jnp.concatenate([color, more[0]], axis=2)
+        color = jnp.take_along_axis(color, order[..., None], axis=2)
+    seen = ray_march(color, sigma, depths=depths, options=march)
+    nothing = jnp.zeros(depths.shape[:-1])
+    return FieldMarched(seen.features, seen.distance, seen.alpha, nothing, depths, sigma)

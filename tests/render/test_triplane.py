@@ -38,9 +38,7 @@ def test_rendering_is_querying_and_marching_as_eg3d_does():
     )
     depths = triplane.spaced((2, RAYS), EG3D, jitter)
     points = rays["origins"][:, :, None] + depths[..., None] * rays["directions"][:, :, None]
-    sigma, color = triplane.query(
-        decoder, planes, points=points.reshape(2, -1, 3), options=EG3D
-    )
+    sigma, color = triplane.query(decoder, planes, points=points.reshape(2, -1, 3), options=EG3D)
     marched = volume.march(
         color.reshape(2, RAYS, 8, 3), sigma.reshape(2, RAYS, 8), depths=depths,
         options=EG3D.marching(),
@@ -69,9 +67,7 @@ def test_importance_samples_look_where_the_first_pass_found_something():
     rays = jax.tree.map(lambda a: a[:1, :1], shoot())
     rays["directions"] = jnp.array([[[0.0, 0.0, -1.0]]])
     one, two, fine = (
-        triplane.render_rays(
-            decoder, planes.astype(jnp.float32), options=options, **rays
-        ).features
+        triplane.render_rays(decoder, planes.astype(jnp.float32), options=options, **rays).features
         for options in (
             triplane.TriplaneOptions(samples=12, importance=0),
             triplane.TriplaneOptions(samples=12, importance=24),
@@ -96,6 +92,31 @@ def test_panoheads_crop_empties_pictures_but_not_queries():
         decoder, planes, origins=origins, directions=directions, options=options
     )
     assert seen.alpha[0, 0] == 0.0 and seen.alpha[0, 1] > 0.01
+
+
+@pytest.mark.parametrize("importance", [0, 6])
+def test_noise_on_densities_of_no_size_changes_nothing(importance):
+    options = triplane.TriplaneOptions(samples=8, importance=importance)
+    planes, decoder, rays = planes_of(*PLANES), make_decoder(4, 8, 3), shoot()
+    shape = (*rays["origins"].shape[:-1], 8 + importance)
+    plain = triplane.render_rays(decoder, planes, options=options, **rays)
+    silent = triplane.render_rays(
+        decoder, planes, options=options, density_noise=jnp.zeros(shape), **rays
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, silent)
+
+
+def test_noise_on_densities_is_added_before_their_activation():
+    """So much of it that every sample is opaque: rays end at the first."""
+    options = triplane.TriplaneOptions(samples=8, importance=0)
+    planes, decoder, rays = planes_of(*PLANES), make_decoder(4, 8, 3), shoot()
+    shape = (*rays["origins"].shape[:-1], 8)
+    dense = triplane.render_rays(
+        decoder, planes, options=options, density_noise=jnp.full(shape, 1e4), **rays
+    )
+    np.testing.assert_allclose(dense.alpha, 1.0, atol=1e-5)
+    spacing = (options.far - options.near) / 7
+    np.testing.assert_allclose(dense.depth, options.near + 0.5 * spacing, atol=1e-4)
 
 
 def test_an_empty_ray_is_as_far_as_the_farthest_sample_and_white_where_asked():

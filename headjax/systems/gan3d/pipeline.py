@@ -1,0 +1,179 @@
+"""The stages of EG3D and PanoHead: data → regression (small defaults) → adversarial → samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from headjax import data
+from headjax.data.subset import Subset
+from headjax.io import images, video
+from headjax.nets import triplane_gan_weights
+from headjax.systems.gan3d import regression, settings
+from headjax.train import feed, loop
+from headjax.train.gan import pictures
+from headjax.train.gan.conditioning import repeat_back_views
+from headjax.train.gan.step import AdversarialStep
+from headjax.train.mesh import MeshOptions, make_mesh
+from headjax.train.stages import Context, Row, Stage
+from headjax.train.state import TrainState, stream_key
+
+GENERATOR, DISCRIMINATOR = "generator.safetensors", "discriminator.safetensors"
+REGRESSED = "regressed.safetensors"
+
+
+def stages(config: Any) -> list[Stage]:
+    """The stages that this config runs, in order."""
+    settings.check(config)
+    make_mesh(MeshOptions(**config.mesh))  # or says why not, before any work
+    every = [
+        Stage("data", prepare_data, "renders heads, or looks at the folder of images",
+              outputs=("data_sheet.png",)),
+        Stage("regression", train_regression, "shows the generator labelled heads",
+              outputs=(REGRESSED,), everywhere=True),
+        Stage("adversarial", train_adversarial, "trains generator and discriminator",
+              outputs=(GENERATOR, DISCRIMINATOR), everywhere=True),
+        Stage("samples", make_samples, "draws new heads",
+              outputs=("samples.png", "turntable.mp4")),
+    ]  # fmt: skip
+    if not config.regression.steps:
+        every = [stage for stage in every if stage.name != "regression"]
+    return [dataclasses.replace(stage, minutes=config.minutes[stage.name]) for stage in every]
+
+
+def describe(config: Any) -> list[Row]:
+    """Parameter counts and memory of each stage, without training."""
+    settings.check(config)
+    generator = triplane_gan_weights.shapes(settings.generator_config(config))["params"]
+    discriminator = triplane_gan_weights.shapes(settings.discriminator_config(config))["params"]
+    rows = []
+    for what, tree, copies in (("generator", generator, 20), ("discriminator", discriminator, 16)):
+        # Parameters, gradients and two moments are float32; the generator's average comes on top.
+        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+        rows.append(Row("adversarial", what, count, copies * count))
+    return rows
+
+
+def prepare_data(context: Context) -> None:
+    """Renders the data set, or finds it; writes data_sheet.png."""
+    section = context.config.data
+    if section.source == "procedural":
+        with context.logger.telling("data", unit="view") as tell:
+            data.prepare(
+                settings.head_views(context.config), context.data_dir,
+                progress=lambda state: tell(state.done, state.total),
+            )  # fmt: skip
+    source = source_of(context)
+    shown = [source[i]["image"] for i in np.linspace(0, len(source) - 1, 24).astype(int).tolist()]
+    images.save_png(context.workdir / "data_sheet.png", pictures.sheet(np.stack(shown), columns=8))
+
+
+def source_of(context: Context) -> Any:
+    """The training images: records by index."""
+    section = context.config.data
+    if section.source == "procedural":
+        return data.load_split(context.data_dir, "train")
+    source = data.Eg3dDataset(section.folder, masks=section.masks or None)
+    if section.back_repeat > 1:
+        source = Subset(source, repeat_back_views(source.cameras, times=section.back_repeat))
+    return source
+
+
+def train_regression(context: Context) -> None:
+    """Warm start of the generator; writes regressed.safetensors."""
+    config = context.config
+    source, section = source_of(context), config.regression
+    latents = data.latents(settings.head_views(config))
+    step = regression.RegressionStep(config)
+    size = section.batch_size
+
+    def batches(rows):
+        return data.batches(
+            source, batch_size=size, seed=context.seed, fields=regression.FIELDS, rows=rows,
+            by_identity=True, transform=regression.WithLatents(latents), **config.input,
+        )  # fmt: skip
+
+    task = loop.Task("regression", step.init, step, batches, batch_size=size)
+    state = loop.fit_stage(context, task, steps=section.steps, section=section)
+    variables = {
+        "params": feed.to_host(state.ema),
+        "buffers": feed.to_host(state.extras["buffers"]),
+    }
+    if context.group.leads:
+        triplane_gan_weights.save(
+            context.workdir / REGRESSED, variables, config=settings.generator_config(config)
+        )
+
+
+def train_adversarial(context: Context) -> None:
+    """Trains at each neural resolution in turn; writes both networks' weights."""
+    config = context.config
+    source, section = source_of(context), config.adversarial
+    state: TrainState | None = None
+    sizes = settings.ladder(config)
+    for index, size in enumerate(sizes):
+        step = AdversarialStep(
+            settings.generator_config(config), settings.discriminator_config(config),
+            recipe=settings.recipe(config), neural_resolution=size,
+        )  # fmt: skip
+        task = loop.Task(
+            f"adversarial{size}",
+            functools.partial(_start, context, step, state),
+            step,
+            functools.partial(_batches, context, source, index),
+            batch_size=section.batch_size,
+        )
+        steps = section.steps * (index + 1) // len(sizes)
+        state = loop.fit_stage(context, task, steps=steps, section=section)
+    host = feed.to_host(
+        {"g": state.ema, "d": state.params["d"], "buffers": state.extras["buffers"]}
+    )
+    if context.group.leads:
+        triplane_gan_weights.save(
+            context.workdir / GENERATOR, {"params": host["g"], "buffers": host["buffers"]},
+            config=settings.generator_config(config),
+        )  # fmt: skip
+        triplane_gan_weights.save(
+            context.workdir / DISCRIMINATOR, {"params": host["d"]},
+            config=settings.discriminator_config(config), which="D",
+        )  # fmt: skip
+
+
+def _start(context: Context, step: AdversarialStep, before: TrainState | None, key: Any) -> Any:
+    """The state before a phase: the last one's, or a new one on what regression left."""
+    if before is not None:
+        return before
+    path = context.workdir / REGRESSED
+    if not context.config.regression.steps:
+        return step.init(key)
+    _, variables = triplane_gan_weights.load(path)
+    return step.init(key, jax.tree.map(jnp.asarray, variables))
+
+
+def _batches(context: Context, source: Any, phase: int, rows: Any) -> Any:
+    config = context.config
+    fields = ["image", "camera"] + ["mask"] * (config.generator.kind == "panohead")
+    return data.batches(
+        source, batch_size=config.adversarial.batch_size, seed=context.seed + 1 + phase,
+        fields=fields, rows=rows, **config.input,
+    )  # fmt: skip
+
+
+def make_samples(context: Context) -> None:
+    """Draws new heads; writes samples.png and turntable.mp4."""
+    section = context.config.samples
+    config, variables = triplane_gan_weights.load(context.workdir / GENERATOR)
+    draw = pictures.Drawer(config, variables)
+    z = jax.random.normal(stream_key(context.seed, "samples"), (section.count, config.z_dim))
+    ws = draw.styles(z, psi=section.truncation)
+    with context.logger.telling("samples", unit="head") as tell:
+        views = draw.views(ws, yaws=section.yaws, progress=tell)
+    images.save_png(context.workdir / "samples.png", pictures.sample_sheet(views))
+    frames = pictures.turntable(draw, ws[: section.turntable_heads], section)
+    video.save_mp4(context.workdir / "turntable.mp4", frames, fps=12)

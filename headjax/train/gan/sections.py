@@ -1,0 +1,68 @@
+"""From sections of a config file to the typed settings of a 3D GAN's parts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import ml_collections
+
+from headjax.nets.stylegan2_discriminator import DiscriminatorConfig
+from headjax.nets.superresolution import FORMS, Form
+from headjax.nets.triplane_gan import GeneratorConfig
+from headjax.render.triplane import TriplaneOptions
+from headjax.train.gan.step import Recipe
+
+
+def recipe(section: ml_collections.FrozenConfigDict) -> Recipe:
+    """The adversarial step's numbers; −1 stands for None where None is allowed."""
+    values = {field.name: section[field.name] for field in dataclasses.fields(Recipe)}
+    for name in ("blur_kimg", "ema_kimg", "ema_ramp"):
+        values[name] = None if values[name] < 0 else values[name]
+    return Recipe(**values)
+
+
+def generator_config(section: ml_collections.FrozenConfigDict) -> GeneratorConfig:
+    """The generator of a config's section; a crop of −1 stands for none."""
+    return GeneratorConfig(
+        **{name: section[name] for name in _COPIED},
+        rendering=TriplaneOptions(
+            **{
+                name: None if value == -1.0 and name == "crop" else value
+                for name, value in section.rendering.items()
+            }
+        ),
+        superresolution=_form(section.superresolution),
+        dtype=jnp.dtype(section.dtype),
+    )
+
+
+_COPIED = (
+    "kind", "z_dim", "w_dim", "mapping_layers", "c_scale", "channel_base", "channel_max",
+    "plane_resolution", "plane_features", "plane_depth", "decoder_hidden", "neural_resolution",
+    "background_resolution", "raw_torgb", "remat",
+)  # fmt: skip
+
+
+def _form(section: ml_collections.FrozenConfigDict) -> Form | None:
+    if section.form == "none":
+        return None
+    if section.form != "own":
+        return FORMS[section.form]
+    return Form(section.entry, tuple(section.features), tuple(section.up))
+
+
+def discriminator_config(
+    section: ml_collections.FrozenConfigDict, *, generator: GeneratorConfig
+) -> DiscriminatorConfig:
+    """The discriminator of a config's section, for the images of this generator."""
+    return DiscriminatorConfig(
+        kind=generator.kind,
+        resolution=generator.resolution,
+        channel_base=section.channel_base,
+        channel_max=section.channel_max,
+        mapping_layers=section.mapping_layers,
+        group=section.group,
+        dtype=jnp.dtype(section.dtype),
+        remat=section.remat,
+    )
