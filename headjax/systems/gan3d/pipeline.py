@@ -15,9 +15,9 @@ from headjax import data
 from headjax.data.subset import Subset
 from headjax.io import images, video
 from headjax.nets import triplane_gan_weights
-from headjax.systems.gan3d import regression, settings
+from headjax.systems.gan3d import settings
 from headjax.train import feed, loop
-from headjax.train.gan import pictures
+from headjax.train.gan import pictures, regression
 from headjax.train.gan.conditioning import repeat_back_views
 from headjax.train.gan.step import AdversarialStep
 from headjax.train.mesh import MeshOptions, make_mesh
@@ -90,7 +90,7 @@ def train_regression(context: Context) -> None:
     config = context.config
     source, section = source_of(context), config.regression
     latents = data.latents(settings.head_views(config))
-    step = regression.RegressionStep(config)
+    step = regression.RegressionStep(settings.generator_config(config), section=section)
     size = section.batch_size
 
     def batches(rows):

@@ -21,9 +21,8 @@ from jaxtyping import Array, Float
 
 from headjax.nets.resize import resize
 from headjax.nets.stylegan2_mapping import w_avg_update
-from headjax.nets.triplane_gan import Generator
+from headjax.nets.triplane_gan import Generator, GeneratorConfig
 from headjax.render.parts import PART_IDS
-from headjax.systems.gan3d import settings
 from headjax.train.state import TrainState, ema_update, new_state
 
 FIELDS = ("image", "depth", "mask", "parts", "camera", "identity")
@@ -47,15 +46,14 @@ class WithLatents:
 
 
 class RegressionStep:
-    """(state, batch, key) -> (state, terms): one step of `config.regression`.
+    """(state, batch, key) -> (state, terms): one step of a config's section `regression`.
 
     A batch has what the data set holds (`FIELDS`) and `latent`.
     """
 
-    def __init__(self, config: ml_collections.FrozenConfigDict):
-        """Takes what the step needs out of the config; nothing of it is read inside."""
-        section = config.regression
-        self.generator = Generator(settings.generator_config(config))
+    def __init__(self, generator: GeneratorConfig, *, section: ml_collections.FrozenConfigDict):
+        """Takes what the step needs out of the section; nothing of it is read inside."""
+        self.generator = Generator(generator)
         self.weights = section.loss.to_dict()
         self.ema = section.ema
         weight = np.ones(256, np.float32)
