@@ -338,7 +338,7 @@ class Generator(nn.Module):
         jitter: Float[Array, "b r s"] | None = None,
         uniform: Float[Array, "b r m"] | None = None,
         background: Float[Array, "b h w f"] | None = None,
-        density_noise: Float[Array, "b r n"] | None = None,
+        density_noise: Float[Array, "b r t"] | None = None,
     ) -> Rendered:
         """What the labels' cameras see; arguments as in `synthesis`."""
         cfg = self.config
@@ -391,7 +391,7 @@ class Generator(nn.Module):
         planes: Planes | None = None,
         ws_background: Float[Array, "b l e"] | None = None,
         draw_background: bool = True,
-        density_noise: Float[Array, "b r n"] | None = None,
+        density_noise: Float[Array, "b r t"] | None = None,
     ) -> Generated:
         """Pictures of the heads that style vectors stand for, from the labels' cameras.
 

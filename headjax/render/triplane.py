@@ -155,7 +155,7 @@ def render_rays(
     options: TriplaneOptions,
     jitter: Float[Array, "b r s"] | None = None,
     uniform: Float[Array, "b r m"] | None = None,
-    density_noise: Float[Array, "b r n"] | None = None,
+    density_noise: Float[Array, "b r t"] | None = None,
 ) -> Composite:
     """Renders rays through tri-planes or tri-grids (EG3D, §4.1 and its renderer).
 
