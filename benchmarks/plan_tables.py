@@ -24,12 +24,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 STAGES = {"diffusion": 96, "autodecoder": 30}
 SLICES = ("v5e:4x4", "v5e:16x16", "v6e:4x4", "v5p:2x2x4")
 GROWTH = ("v5e:2x4", "v5e:4x4", "v5e:4x8", "v5e:8x8", "v5e:8x16", "v5e:16x16")
-# The diffusion's growth: a shallow network on states of 64 x 64, which compiles in minutes.
-SMALL = {"diffusion": "diffusion64"}
-SHALLOW = (
-    " --config.field.patch=2 --config.diffusion.unet.multipliers=(1,2)"
-    " --config.diffusion.unet.blocks=1"
-)
 _MARKED = re.compile(r"(<!-- plan: (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -39,7 +33,7 @@ def batch_of(stage, where):
 
 
 def file_of(stage, where):
-    """Where a plan is kept; `diffusion64` is the diffusion on small states."""
+    """Where a plan is kept."""
     return RESULTS / f"plan_{stage}_{where.replace(':', '_')}.json"
 
 
@@ -47,14 +41,11 @@ def commands():
     """The commands that make every plan, those of the tables first."""
     wanted = dict.fromkeys((*SLICES, *GROWTH))
     return [
-        f"python -m headjax.tools.plan --config=configs/g3diff.py:paper{more} --topology={where} "
+        f"python -m headjax.tools.plan --config=configs/g3diff.py:paper --topology={where} "
         f"--stage={stage} --batch={batch_of(stage, where)} "
-        f"--output={file_of(name, where).relative_to(ROOT)}"
+        f"--output={file_of(stage, where).relative_to(ROOT)}"
         for where in wanted
-        for stage, name, more in (
-            *((stage, stage, "") for stage in STAGES),
-            ("diffusion", SMALL["diffusion"], SHALLOW),
-        )
+        for stage in STAGES
     ]
 
 
@@ -69,8 +60,7 @@ def filled(page):
 
     def table(found):
         growing = found[2] == "growth"
-        stage = SMALL.get(found[3], found[3]) if growing else found[3]
-        made = plans(stage, GROWTH if growing else SLICES)
+        made = plans(found[3], GROWTH if growing else SLICES)
         text = (report.growth if growing else report.table)(made) if made else "Not made yet."
         return f"{found[1]}{text}\n{found[4]}"
 

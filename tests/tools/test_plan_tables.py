@@ -25,7 +25,7 @@ def test_the_papers_batches_fit_on_16_v5e():
         assert made["notes"]["accumulate"] == 1
 
 
-@pytest.mark.parametrize("stage", ["autodecoder", "diffusion64"])
+@pytest.mark.parametrize("stage", ["autodecoder", "diffusion"])
 def test_from_8_to_256_chips_memory_does_not_grow_and_traffic_little(stage):
     few, many = plan_tables.plans(stage, ["v5e:2x4", "v5e:16x16"])
     assert (few["chips"], many["chips"]) == (8, 256)
@@ -38,5 +38,5 @@ def test_the_commands_are_ones_that_the_tool_takes():
     for command in plan_tables.commands():
         arguments = command.split()[3:]
         parser, rest = plan._parse(arguments)
-        assert " ".join(rest) in ("", plan_tables.SHALLOW.strip())
+        assert not rest
         assert parser.stage in plan_tables.STAGES and parser.batch
