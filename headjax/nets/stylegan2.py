@@ -39,6 +39,11 @@ FIR_TAPS = (0.25, 0.75, 0.75, 0.25)
 BUFFERS = ("noise_const", "w_avg")
 
 
+def at_least_float32(x: Array) -> jnp.dtype:
+    """float32, or float64 where x is."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 def leaky_relu(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
     """Leaky rectifier of slope 0.2, scaled by sqrt(2) to keep unit variance."""
     return jax.nn.leaky_relu(x, LRELU_SLOPE) * LRELU_GAIN
@@ -126,8 +131,9 @@ def modulated_conv(
         numbers = ("NHWC", "HWIO", "NHWC")
         x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
     if demodulate:
-        energy = jnp.square(weight.astype(jnp.float32)).sum((0, 1))
-        factors = jax.lax.rsqrt(jnp.square(styles.astype(jnp.float32)) @ energy + 1e-8)
+        energy = jnp.square(weight.astype(at_least_float32(weight))).sum((0, 1))
+        squares = jnp.square(styles.astype(at_least_float32(styles)))
+        factors = jax.lax.rsqrt(squares @ energy + 1e-8)
         x = x * factors[:, None, None, :].astype(x.dtype)
     return x
 
@@ -258,7 +264,7 @@ class SynthesisBlock(nn.Module):
         x = SynthesisLayer(self.features, name="conv1", **layer)(x, ws[:, -2], noise)
         x = constrain(x, "heads")
         rgb = ToRGB(self.channels_out, clamp=self.clamp, name="torgb")(x, ws[:, -1])
-        rgb = constrain(rgb.astype(jnp.float32), "heads")
+        rgb = constrain(rgb.astype(at_least_float32(rgb)), "heads")
         if image is None:
             return x, rgb
         return x, rgb + (upsample(image) if self.up else image)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from headjax.nets.remat import Remat, rematerialised
 from headjax.nets.resize import resize
-from headjax.nets.stylegan2 import FIR_TAPS, FullyConnected, leaky_relu
+from headjax.nets.stylegan2 import FIR_TAPS, FullyConnected, at_least_float32, leaky_relu
 from headjax.nets.stylegan2_mapping import MappingNetwork
 
 RESIDUAL_GAIN = 0.5**0.5
@@ -187,7 +187,7 @@ class DiscriminatorEpilogue(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b 4 4 c"]) -> Float[Array, "b o"]:
         """Maps to [b, outputs], float32."""
-        x = x.astype(jnp.float32)
+        x = x.astype(at_least_float32(x))
         if self.group:
             x = minibatch_std(x, group=self.group, channels=self.std_channels)
         x = ConvLayer(self.features, clamp=self.clamp, name="conv")(x)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from headjax.nets.stylegan2 import FullyConnected, leaky_relu
+from headjax.nets.stylegan2 import FullyConnected, at_least_float32, leaky_relu
 
 W_AVG_DECAY = 0.998
 
@@ -76,9 +76,9 @@ class MappingNetwork(nn.Module):
             self.variable("buffers", "w_avg", jnp.zeros, (self.w_dim,))
         parts = []
         if self.z_dim:
-            parts.append(normalize_2nd_moment(z.astype(jnp.float32)))
+            parts.append(normalize_2nd_moment(z.astype(at_least_float32(z))))
         if self.c_dim:
-            embedded = FullyConnected(self.w_dim, name="embed")(c.astype(jnp.float32))
+            embedded = FullyConnected(self.w_dim, name="embed")(c.astype(at_least_float32(c)))
             parts.append(normalize_2nd_moment(embedded))
         x = jnp.concatenate(parts, axis=-1)
         for i in range(self.layers):
