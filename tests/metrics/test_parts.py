@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -166,7 +167,7 @@ def test_labels_are_those_of_the_largest_logits_however_many_pictures_come(judge
     images = np.random.default_rng(0).uniform(-1, 1, (33, 64, 64, 3)).astype(np.float32)
     labels = parts.labels_of(judge, images)
     assert labels.shape == (33, 64, 64) and labels.dtype == np.uint8
-    logits = PartSegmenter(judge.config).apply({"params": judge.params}, images[:2])
+    logits = PartSegmenter(judge.config).apply({"params": judge.params}, jnp.asarray(images[:2]))
     assert np.mean(np.argmax(logits, -1) == labels[:2]) > 0.999
     np.testing.assert_array_equal(parts.labels_of(judge, images[32:]), labels[32:])
     assert parts.labels_of(judge, images[:0]).shape == (0, 64, 64)

@@ -115,7 +115,7 @@ def test_the_loss_falls_when_trained(judge):
     )
     value = jax.jit(lambda p: part_judge.loss(p, images, labels, settings=TINY)[0])
     untrained = part_segmenter.init_params(TINY.network, jax.random.key(0))
-    assert float(value(judge.params)) < 0.7 * float(value(untrained))
+    assert float(value(judge.params)) < 0.85 * float(value(untrained))
 
 
 def test_training_is_deterministic_by_its_seed(judge):
