@@ -59,7 +59,7 @@ class JudgeSettings:
         network: sizes of the network.
     """
 
-    steps: int = 1600
+    steps: int = 1800
     batch_size: int = 24
     rate: float = 4e-3
     warmup: int = 30
