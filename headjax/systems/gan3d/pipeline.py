@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from headjax import data
@@ -16,13 +14,11 @@ from headjax.data.subset import Subset
 from headjax.io import images, video
 from headjax.nets import triplane_gan_weights
 from headjax.systems.gan3d import settings
-from headjax.train import feed, loop
-from headjax.train.gan import pictures, regression
+from headjax.train.gan import pictures, runs
 from headjax.train.gan.conditioning import repeat_back_views
-from headjax.train.gan.step import AdversarialStep
 from headjax.train.mesh import MeshOptions, make_mesh
 from headjax.train.stages import Context, Row, Stage
-from headjax.train.state import TrainState, stream_key
+from headjax.train.state import stream_key
 
 GENERATOR, DISCRIMINATOR = "generator.safetensors", "discriminator.safetensors"
 REGRESSED = "regressed.safetensors"
@@ -88,80 +84,30 @@ def source_of(context: Context) -> Any:
 def train_regression(context: Context) -> None:
     """Warm start of the generator; writes regressed.safetensors."""
     config = context.config
-    source, section = source_of(context), config.regression
-    latents = data.latents(settings.head_views(config))
-    step = regression.RegressionStep(settings.generator_config(config), section=section)
-    size = section.batch_size
-
-    def batches(rows):
-        return data.batches(
-            source, batch_size=size, seed=context.seed, fields=regression.FIELDS, rows=rows,
-            by_identity=True, transform=regression.WithLatents(latents), **config.input,
-        )  # fmt: skip
-
-    task = loop.Task("regression", step.init, step, batches, batch_size=size)
-    state = loop.fit_stage(context, task, steps=section.steps, section=section)
-    variables = {
-        "params": feed.to_host(state.ema),
-        "buffers": feed.to_host(state.extras["buffers"]),
-    }
-    if context.group.leads:
-        triplane_gan_weights.save(
-            context.workdir / REGRESSED, variables, config=settings.generator_config(config)
-        )
+    generator = settings.generator_config(config)
+    networks = runs.regress(
+        context, "regression", source=source_of(context),
+        latents=data.latents(settings.head_views(config)), generator=generator,
+        section=config.regression,
+    )  # fmt: skip
+    runs.save(context, networks, generator=(REGRESSED, generator))
 
 
 def train_adversarial(context: Context) -> None:
     """Trains at each neural resolution in turn; writes both networks' weights."""
     config = context.config
-    source, section = source_of(context), config.adversarial
-    state: TrainState | None = None
-    sizes = settings.ladder(config)
-    for index, size in enumerate(sizes):
-        step = AdversarialStep(
-            settings.generator_config(config), settings.discriminator_config(config),
-            recipe=settings.recipe(config), neural_resolution=size,
-        )  # fmt: skip
-        task = loop.Task(
-            f"adversarial{size}",
-            functools.partial(_start, context, step, state),
-            step,
-            functools.partial(_batches, context, source, index),
-            batch_size=section.batch_size,
-        )
-        steps = section.steps * (index + 1) // len(sizes)
-        state = loop.fit_stage(context, task, steps=steps, section=section)
-    host = feed.to_host(
-        {"g": state.ema, "d": state.params["d"], "buffers": state.extras["buffers"]}
-    )
-    if context.group.leads:
-        triplane_gan_weights.save(
-            context.workdir / GENERATOR, {"params": host["g"], "buffers": host["buffers"]},
-            config=settings.generator_config(config),
-        )  # fmt: skip
-        triplane_gan_weights.save(
-            context.workdir / DISCRIMINATOR, {"params": host["d"]},
-            config=settings.discriminator_config(config), which="D",
-        )  # fmt: skip
-
-
-def _start(context: Context, step: AdversarialStep, before: TrainState | None, key: Any) -> Any:
-    """The state before a phase: the last one's, or a new one on what regression left."""
-    if before is not None:
-        return before
-    path = context.workdir / REGRESSED
-    if not context.config.regression.steps:
-        return step.init(key)
-    _, variables = triplane_gan_weights.load(path)
-    return step.init(key, jax.tree.map(jnp.asarray, variables))
-
-
-def _batches(context: Context, source: Any, phase: int, rows: Any) -> Any:
-    config = context.config
-    fields = ["image", "camera"] + ["mask"] * (config.generator.kind == "panohead")
-    return data.batches(
-        source, batch_size=config.adversarial.batch_size, seed=context.seed + 1 + phase,
-        fields=fields, rows=rows, **config.input,
+    generator, start = settings.generator_config(config), None
+    discriminator = settings.discriminator_config(config)
+    if config.regression.steps:
+        start, _ = runs.load(context, REGRESSED)
+    networks = runs.adversarial(
+        context, "adversarial", source=source_of(context), generator=generator,
+        discriminator=discriminator, section=config.adversarial, sizes=settings.ladder(config),
+        start=start,
+    )  # fmt: skip
+    runs.save(
+        context, networks, generator=(GENERATOR, generator),
+        discriminator=(DISCRIMINATOR, discriminator),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, UInt8
 from headjax.geometry.cameras import orbit_labels
 from headjax.io.colormaps import colorize_depth
 from headjax.io.images import image_grid, to_uint8
-from headjax.nets.triplane_gan import Generated, Generator, GeneratorConfig
+from headjax.nets.triplane_gan import Generated, Generator, GeneratorConfig, Planes
 
 # Heads that are drawn at a time.
 CHUNK = 8
@@ -46,6 +46,10 @@ class Drawer:
         front = jnp.broadcast_to(jnp.asarray(orbit_labels([0.0])), (z.shape[0], 25))
         return self._mapping(self._variables, z, front, truncation_psi=psi)
 
+    def planes(self, ws: Float[Array, "b l e"]) -> Planes:
+        """The planes of each head."""
+        return self._planes(self._variables, ws)
+
     def draw(
         self, ws: Float[Array, "b l e"], labels: Float[Array, "b 25"], *, planes: Any = None
     ) -> Generated:
@@ -64,7 +68,7 @@ class Drawer:
         labels = jnp.asarray(orbit_labels(list(yaws)))
         for start in range(0, len(ws), CHUNK):
             part = ws[start : start + CHUNK]
-            planes = self._planes(self._variables, part)
+            planes = self.planes(part)
             seen = [
                 jax.tree.map(
                     np.asarray,
