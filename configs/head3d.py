@@ -227,7 +227,7 @@ def smoke() -> ml_collections.ConfigDict:
         section.update(steps=4, batch_size=4, warmup_steps=2, checkpoint_every=2)
     for section in (config.teacher_adversarial, config.finetune, config.mixed, config.distill):
         section.update(
-            steps=4, batch_size=4, checkpoint_every=2, discriminator_interval=2, density_points=64
+            steps=4, batch_size=4, checkpoint_every=2, discriminator_interval=4, density_points=64
         )
     config.samples.update(identities=4, turntable_heads=2, turntable_frames=6)
     config.evaluation.update(identities=4)

@@ -22,7 +22,7 @@ SMALL = [
     "--config.teacher_adversarial.batch_size=2", "--config.distill.checkpoint_every=2",
     "--config.samples.identities=2", "--config.samples.turntable_frames=2",
     "--config.evaluation.identities=3",
-    # One program for all warm starts, and one for all adversarial phases.
+    # One program for all warm starts, and one for all adversarial phases: those of EG3D's tests.
     "--config.head_rays.near=2.25", "--config.head_rays.far=3.15",
     "--config.finetune.lr_discriminator=0.002", "--config.finetune.gamma=1.0",
     "--config.mixed.steps=1", "--config.mixed.batch_size=2",
