@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 10
-CONFIGS = ("g3diff", "eg3d")
+CONFIGS = ("g3diff", "eg3d", "head3d")
 
 pytestmark = pytest.mark.sweep
 

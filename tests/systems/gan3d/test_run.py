@@ -95,5 +95,3 @@ def test_settings_that_cannot_work_together_are_refused(override, sentence):
     with pytest.raises(UserError) as caught:
         gan3d.stages(config.values)
     assert sentence in str(caught.value)
-
-
