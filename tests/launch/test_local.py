@@ -40,11 +40,13 @@ print("without a newline", end="")
 sys.exit(int(os.environ.get("CODE_" + os.environ["HEADJAX_PROCESS"], "0")))
 """
 
-# Gives a command a session of its own, whose terminal is standard input.
+# Gives a command a session of its own, whose terminal is standard input, and in which Ctrl-C is
+# heard even where these tests run in the background, deaf to it.
 TAKE_TERMINAL = [sys.executable, "-c", """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.execv(sys.argv[1], sys.argv[1:])
 """]  # fmt: skip
 
