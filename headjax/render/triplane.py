@@ -46,6 +46,11 @@ AXES = {
 }
 
 
+# Less than this of a ray's light means nothing: its square, by which the mean distance's gradient
+# is divided, must not vanish in float32.
+TRACE = 1e-12
+
+
 @dataclasses.dataclass(frozen=True)
 class TriplaneOptions:
     """How planes become pictures; the defaults are EG3D's for FFHQ.
@@ -137,7 +142,7 @@ def _composite(seen: FieldMarched, *, white_back: bool) -> Composite:
     features, depths = seen.features, seen.depths
     if white_back:
         features = features + (1.0 - seen.alpha)[..., None]
-    hit = seen.alpha > 0.0
+    hit = seen.alpha > TRACE
     mean = jnp.where(hit, seen.distance / jnp.where(hit, seen.alpha, 1.0), jnp.inf)
     return Composite(
         features=features,

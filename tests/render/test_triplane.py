@@ -138,3 +138,15 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match="planes"):
         two = planes_of(2, 2, 9, 9, 4)
         triplane.render_rays(make_decoder(4, 8, 3), two, options=EG3D, **shoot())
+
+
+def test_depth_has_a_finite_gradient_where_a_ray_sees_next_to_nothing():
+    planes, decoder = planes_of(*PLANES), make_decoder(4, 8, 3)
+    options = triplane.TriplaneOptions(samples=8, importance=0)
+
+    def total(bias):
+        thin = decoder.__class__(decoder.w0, decoder.b0, 0 * decoder.w1, decoder.b1.at[0].set(bias))
+        return jnp.sum(triplane.render_rays(thin, planes, options=options, **shoot()).depth)
+
+    for bias in (-60.0, -30.0, -10.0):
+        assert np.isfinite(jax.grad(total)(jnp.float32(bias))), bias

@@ -27,6 +27,8 @@ from headjax.train.state import TrainState, ema_update, new_state
 
 FIELDS = ("image", "depth", "mask", "parts", "camera", "identity")
 FEATURES = ("l_brow", "r_brow", "l_eye", "r_eye", "eye_g", "nose", "mouth", "u_lip", "l_lip")
+# A ray's distance is compared where it meets at least so much of the head.
+SOLID = 0.1
 Terms = dict[str, jax.Array]
 
 
@@ -120,6 +122,8 @@ class RegressionStep:
         weight = self.part_weight[batch["parts"]]
         small_weight = resize(weight, size)
         inside = mask * jax.nn.relu(resize((batch["depth"] > 0).astype(jnp.float32), size) - 0.99)
+        # Where hardly anything is yet, a mean distance says nothing and its gradient is huge.
+        inside = inside * (seen.mask > SOLID)
         error = jnp.abs(seen.depth - resize(batch["depth"], size)) * inside
         return {
             "image": jnp.mean(weight * jnp.abs(seen.image - image)),
