@@ -8,7 +8,9 @@ that read the name. Names and shapes are the public PyTorch ones (weights are `O
 import math
 import re
 import zlib
+from typing import Any
 
+import jax
 import numpy as np
 
 RESAMPLE_FILTER = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 64
@@ -44,6 +46,29 @@ def by_gan_rules(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name.endswith(("noise_strength", "w_avg", "bias")):
         return np.float32(0.1) * value
     return value
+
+
+def state_by_gan_rules(variables: Any, *, prefix: str = "") -> dict[str, np.ndarray]:
+    """A public state dict for flax variables (or their shapes) of EG3D's kind of networks.
+
+    Their names are the public ones behind `prefix`; their layouts are those of
+    `headjax.nets.stylegan2`.
+    """
+    state = {}
+    for tree in variables.values():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            name = prefix + jax.tree_util.keystr(path, simple=True, separator=".")
+            state[name] = by_gan_rules(name, _public_shape(name, leaf.shape))
+    return state
+
+
+def _public_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The PyTorch shape of a parameter."""
+    if name.endswith(".const"):
+        return shape[2], *shape[:2]
+    if name.endswith("weight"):
+        return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+    return shape
 
 
 def by_perceptual_rules(network: str, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -26,7 +26,7 @@ from headjax.geometry.rays import pixel_rays
 from headjax.nets.remat import Remat
 from headjax.nets.resize import resize
 from headjax.nets.stylegan2 import FullyConnected, NoiseMode, SynthesisNetwork, ToRGB
-from headjax.nets.stylegan2_mapping import MappingNetwork, truncate
+from headjax.nets.stylegan2_mapping import MappingNetwork, truncate, w_avg_update
 from headjax.nets.superresolution import FORMS, Form, Superresolution
 from headjax.render import triplane
 from headjax.render.triplane import TriplaneOptions
@@ -170,6 +170,14 @@ class Generated:
     depth: Float[Array, "b i j 1"]
     mask: Float[Array, "b i j 1"]
     features: Float[Array, "b i j f"]
+
+
+def averaged(buffers: Any, ws: Float[Array, "b l e"]) -> Any:
+    """A generator's buffers with the moving average of styles one batch on."""
+    mapping = buffers["backbone"]["mapping"]
+    average = w_avg_update(mapping["w_avg"], ws[:, 0])
+    backbone = buffers["backbone"] | {"mapping": mapping | {"w_avg": average}}
+    return buffers | {"backbone": backbone}
 
 
 class _Net(nn.Module):

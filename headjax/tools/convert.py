@@ -15,6 +15,7 @@ from headjax.errors import UserError
 from headjax.io import network_names
 from headjax.io.network_pickles import NETWORKS, Network, NetworkFile, read_networks
 from headjax.io.weight_files import Weights, write_weights
+from headjax.tools import command
 
 _BUFFERS = ("resample_filter", "noise_const", "w_avg", *network_names.OPTIONAL)
 _MOST_LISTED = 20
@@ -138,18 +139,17 @@ def _convert(arguments: list[str]) -> None:
     print("\n".join(_summary(request, network, file)))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code (2 after a user's mistake)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not {"-h", "-help", "--help"}.isdisjoint(arguments):
-        print(_HELP)
-        return 0
+def _convert_in_plain_words(arguments: list[str]) -> None:
+    """`_convert`, whose complaints may quote the file."""
     try:
         _convert(arguments)
     except UserError as error:
-        print(f"headjax: {_printable(str(error))}", file=sys.stderr)
-        return 2
-    return 0
+        raise UserError(_printable(str(error))) from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code (2 after a user's mistake)."""
+    return command.run(_convert_in_plain_words, argv, help_text=_HELP)
 
 
 if __name__ == "__main__":

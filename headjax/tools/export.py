@@ -18,6 +18,7 @@ from headjax.geometry.meshes import Mesh
 from headjax.io.glb import write_glb
 from headjax.io.obj import write_obj
 from headjax.io.ply import write_ply
+from headjax.tools import command
 
 WRITERS = {".ply": write_ply, ".obj": write_obj, ".glb": write_glb}
 
@@ -111,16 +112,7 @@ def _export(arguments: list[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code (2 after a user's mistake)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not {"-h", "-help", "--help"}.isdisjoint(arguments):
-        print(_HELP)
-        return 0
-    try:
-        _export(arguments)
-    except UserError as error:
-        print(f"headjax: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command.run(_export, argv, help_text=_HELP)
 
 
 if __name__ == "__main__":

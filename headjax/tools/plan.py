@@ -24,6 +24,7 @@ import jax
 from absl import flags
 
 from headjax.errors import UserError
+from headjax.tools import command
 from headjax.train import config as configs
 from headjax.train.logging import duration
 from headjax.train.mesh import MeshOptions
@@ -55,15 +56,7 @@ _EVERY_SECONDS = 30.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code (2 after a user's mistake)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not {"-h", "-help", "--help"}.isdisjoint(arguments):
-        print(_HELP.format(cache=cache.default_folder()))
-        return 0
-    try:
-        return _plan(arguments)
-    except UserError as error:
-        print(f"headjax: {error}", file=sys.stderr)
-        return 2
+    return command.run(_plan, argv, help_text=_HELP.format(cache=cache.default_folder()))
 
 
 def _plan(arguments: list[str]) -> int:

@@ -16,6 +16,7 @@ from headjax.geometry.isosurface import require_marching_cubes
 from headjax.io import atomic
 from headjax.io.images import image_grid, save_png
 from headjax.io.video import save_mp4
+from headjax.tools import command
 from headjax.tools.sampling import pictures
 from headjax.tools.sampling.heads import Heads, load_heads
 from headjax.tools.sampling.request import Request, parse
@@ -206,16 +207,9 @@ def run(request: Request, *, load: Callable[..., Heads] = load_heads) -> None:
 
 def main(argv: Sequence[str] | None = None, *, load: Callable[..., Heads] = load_heads) -> int:
     """Runs the command line; returns the exit code (2 after a user's mistake)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not {"-h", "-help", "--help"}.isdisjoint(arguments):
-        print(_HELP)
-        return 0
-    try:
-        run(parse(arguments), load=load)
-    except UserError as error:
-        print(f"headjax: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command.run(
+        lambda arguments: run(parse(arguments), load=load), argv, help_text=_HELP
+    )
 
 
 if __name__ == "__main__":

@@ -171,6 +171,13 @@ def flatten(values: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def field(values: Any, name: str) -> Any:
+    """The field of a configuration by its dotted name."""
+    for part in name.split("."):
+        values = values[part]
+    return values
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` (did you mean …?)`, or nothing where no known word is close."""
     close = difflib.get_close_matches(word, list(known), n=1)

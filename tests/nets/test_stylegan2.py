@@ -2,10 +2,9 @@
 
 Goldens: `tests/data/eg3d_planes.npz` holds the style vector `w` of one latent and every 16th texel
 of the planes that the public EG3D code (PyTorch, CPU, float32; FFHQ-512 configuration) makes of it,
-with parameters that are computed from their names (`formula`).
+with parameters that are computed from their names (`tests.parity_values`).
 """
 
-import zlib
 from pathlib import Path
 
 import jax
@@ -15,6 +14,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from headjax.nets import stylegan2
+from tests import parity_values as values
 from tests.nets.filling import filled
 
 GOLDEN = Path(__file__).parents[1] / "data" / "eg3d_planes.npz"
@@ -35,42 +35,11 @@ def init_shapes(network):
     return jax.eval_shape(network.init, jax.random.key(0), ws)
 
 
-def public_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """PyTorch's shape of a parameter of ours."""
-    if path[-1] == "const":
-        return shape[2], shape[0], shape[1]
-    if path[-1] == "weight":
-        return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-    return shape
-
-
-def formula(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The value of a public parameter, from its name."""
-    draw = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))).standard_normal
-    value = np.asarray(draw(shape, dtype=np.float32))
-    if name.endswith("noise_strength"):
-        return 0.1 * value
-    if name.endswith("affine.bias"):
-        return 1 + 0.1 * value
-    return 0.1 * value if name.endswith("bias") else value
-
-
-def public_state(variables) -> dict[str, np.ndarray]:
-    """A public state dict for our variables' names, by formula."""
-    state = {}
-    for collection in variables.values():
-        for path, leaf in jax.tree_util.tree_leaves_with_path(collection):
-            parts = tuple(part.key for part in path)
-            name = PREFIX + ".".join(parts)
-            state[name] = formula(name, public_shape(parts, leaf.shape))
-    return state
-
-
 @pytest.fixture(scope="module")
 def eg3d():
     """EG3D's backbone: (network, variables by formula, goldens)."""
     network = stylegan2.SynthesisNetwork(256, 96)
-    state = public_state(init_shapes(network))
+    state = values.state_by_gan_rules(init_shapes(network), prefix=PREFIX)
     variables = stylegan2.variables_from_state_dict(state, prefix=PREFIX)
     return network, variables, dict(np.load(GOLDEN))
 

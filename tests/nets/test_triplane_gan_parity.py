@@ -50,22 +50,9 @@ def unit_moved(by):
         yield seen
 
 
-def public_layout(name, shape):
-    """The PyTorch shape of a parameter here."""
-    if name.endswith("const") and len(shape) == 3:
-        return shape[2], *shape[:2]
-    if name.endswith("weight"):
-        return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-    return shape
-
-
 def by_formula(shapes):
     """Variables of these shapes, every array by the rule that its public name has."""
-    state = {}
-    for tree in shapes.values():
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
-            state[name] = values.by_gan_rules(name, public_layout(name, leaf.shape))
+    state = values.state_by_gan_rules(shapes)
     return jax.tree.map(jnp.asarray, variables_from_state_dict(state))
 
 

@@ -15,6 +15,7 @@ from headjax.metrics.sets import FEATURE_SIZE
 from headjax.nets.payload_decoder import PayloadDecoderConfig
 from headjax.nets.remat import REMAT
 from headjax.render.gaussian_field import FieldOptions, RayOptions
+from headjax.train.config import field
 from headjax.train.mesh import MeshOptions
 from pallas_kernels.dispatch import Implementation
 from pallas_kernels.knn_blend.types import MOST_NEIGHBORS
@@ -114,12 +115,12 @@ def check(config: ml_collections.ConfigDict) -> None:
       UserError: names the field, its value and what would be right.
     """
     for name, choices in _CHOICES.items():
-        if (value := _field(config, name)) not in choices:
+        if (value := field(config, name)) not in choices:
             raise UserError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
     for name, bounds in _RANGES.items():
-        _check_range(name, _field(config, name), bounds=bounds)
+        _check_range(name, field(config, name), bounds=bounds)
     for group in _WEIGHTS:
-        for name, value in _field(config, group).items():
+        for name, value in field(config, group).items():
             _check_range(f"{group}.{name}", value, bounds=_OR_NONE)
     HeadViewsConfig(**config.data.to_dict())
     MeshOptions(**config.mesh.to_dict())
@@ -146,12 +147,6 @@ def _check_range(name: str, value, *, bounds: tuple[float, float]) -> None:
         upper = "" if high == math.inf else f" and at most {high}"
         least = "above 0" if bounds == _POSITIVE else f"at least {low}"
         raise UserError(f"{name}={value} must be {least}{upper}")
-
-
-def _field(config: ml_collections.ConfigDict, name: str):
-    for part in name.split("."):
-        config = config[part]
-    return config
 
 
 def _check_implementation(config: ml_collections.ConfigDict) -> None:
@@ -231,9 +226,9 @@ def _check_sizes(config: ml_collections.ConfigDict) -> None:
                 f"data.{name}={config.data[name]} leaves nothing to score; at least {least}"
             )
     for name in ("data.resolution", "samples.resolution"):
-        if _field(config, name) % FEATURE_SIZE:
+        if field(config, name) % FEATURE_SIZE:
             raise UserError(
-                f"{name}={_field(config, name)} must be a multiple of {FEATURE_SIZE}: samples are "
+                f"{name}={field(config, name)} must be a multiple of {FEATURE_SIZE}: samples are "
                 "compared with the data at that size"
             )
 

@@ -66,7 +66,8 @@ def prepare_data(context: Context) -> None:
                 progress=lambda state: tell(state.done, state.total),
             )  # fmt: skip
     source = source_of(context)
-    shown = [source[i]["image"] for i in np.linspace(0, len(source) - 1, 24).astype(int).tolist()]
+    places = np.linspace(0, len(source) - 1, 24).astype(int).tolist()
+    shown = [source.read(i, fields=("image",))["image"] for i in places]
     images.save_png(context.workdir / "data_sheet.png", pictures.sheet(np.stack(shown), columns=8))
 
 

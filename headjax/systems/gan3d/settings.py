@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import get_args
 
 import ml_collections
@@ -57,12 +56,7 @@ def check(config: ml_collections.FrozenConfigDict) -> None:
     Raises:
         UserError: naming the field, what it is and what would be right.
     """
-    for path, choices in _CHOICES.items():
-        value = config
-        for name in path.split("."):
-            value = value[name]
-        if value not in choices:
-            raise UserError(f"{path} is {value!r}; one of {', '.join(map(str, choices))}")
+    sections.check_choices(config, _CHOICES)
     try:
         generator = generator_config(config)
         discriminator_config(config)
@@ -81,9 +75,7 @@ def check(config: ml_collections.FrozenConfigDict) -> None:
 
 def head_views(config: ml_collections.FrozenConfigDict) -> HeadViewsConfig:
     """The embedded heads' data set."""
-    own = {field.name for field in dataclasses.fields(HeadViewsConfig)}
-    section = {name: value for name, value in config.data.items() if name in own}
-    return HeadViewsConfig(**section)
+    return sections.head_views(config.data)
 
 
 def ladder(config: ml_collections.FrozenConfigDict) -> list[int]:

@@ -24,7 +24,7 @@ from headjax.nets.triplane_gan import GeneratorConfig
 from headjax.systems.head3d import report, settings, sources
 from headjax.systems.head3d.step import DistillStep, Start
 from headjax.train import feed, loop
-from headjax.train.gan import pictures, runs
+from headjax.train.gan import pictures, runs, sections
 from headjax.train.gan.runs import Networks
 from headjax.train.mesh import MeshOptions, make_mesh
 from headjax.train.stages import Context, Row, Stage
@@ -97,7 +97,7 @@ def prepare_data(context: Context) -> None:
         if section.source == "procedural":
             with context.logger.telling(name, unit="view") as tell:
                 data.prepare(
-                    settings.head_views(section), context.data_dir / name,
+                    sections.head_views(section), context.data_dir / name,
                     progress=lambda state, tell=tell: tell(state.done, state.total),
                 )  # fmt: skip
         source = source_of(context, name)
@@ -163,7 +163,7 @@ def _own_teacher(context: Context, generator: GeneratorConfig, judge: Discrimina
     if config.teacher_regression.steps:
         networks = runs.regress(
             context, "teacher_regression", source=source,
-            latents=data.latents(settings.head_views(config.faces)), generator=generator,
+            latents=data.latents(sections.head_views(config.faces)), generator=generator,
             section=config.teacher_regression,
             start=None if networks is None else networks.generator,
         )  # fmt: skip
@@ -190,7 +190,7 @@ def train_finetune(context: Context) -> None:
     if config.finetune_regression.steps:
         shown = runs.regress(
             context, "finetune_regression", source=source,
-            latents=data.latents(settings.head_views(config.heads)), generator=student,
+            latents=data.latents(sections.head_views(config.heads)), generator=student,
             section=config.finetune_regression, start=networks.generator,
         )  # fmt: skip
         networks = dataclasses.replace(networks, generator=shown.generator)
@@ -226,7 +226,7 @@ def train_distill(context: Context) -> None:
     finetuned, student = runs.load(context, FINETUNED, FINETUNED_JUDGE)
     step = DistillStep(
         student, judge, teacher=teacher_config, lessons=settings.lessons(config),
-        recipe=settings.recipe(config.distill), neural_resolution=student.neural_resolution,
+        recipe=sections.recipe(config.distill), neural_resolution=student.neural_resolution,
         perceptual=_perceptual(config),
     )  # fmt: skip
     networks = {
@@ -245,9 +245,7 @@ def train_distill(context: Context) -> None:
             **config.input,
         )  # fmt: skip
 
-    task = loop.Task(
-        "distill", lambda key: step.init(key, start), step, batches, batch_size=size
-    )
+    task = loop.Task("distill", lambda key: step.init(key, start), step, batches, batch_size=size)
     state = loop.fit_stage(context, task, steps=config.distill.steps, section=config.distill)
     host = feed.to_host({"g": state.ema, "buffers": state.extras["buffers"], "d": state.params})
     variables = {"params": host["g"], "buffers": host["buffers"]}
@@ -267,5 +265,3 @@ def _perceptual(config: Any) -> Any:
     purpose = "distill.perceptual='lpips_vgg'"
     path = weights.require("vgg", config.weights.vgg, purpose=purpose)
     return weights.load_lpips(path, trunk="vgg")
-
-

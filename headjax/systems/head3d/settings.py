@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 import ml_collections
 
-from headjax.data.config import HeadViewsConfig
 from headjax.errors import UserError
 from headjax.nets.perceptual import weights
 from headjax.nets.stylegan2_discriminator import DiscriminatorConfig
@@ -17,7 +15,6 @@ from headjax.nets.triplane_gan import GeneratorConfig
 from headjax.systems.head3d.step import Lessons
 from headjax.train.gan import sections
 from headjax.train.gan.augment_settings import PRESETS
-from headjax.train.gan.step import Recipe
 from headjax.train.mesh import MeshOptions
 
 METHODS = ("head3d", "dft", "fh")
@@ -44,12 +41,7 @@ def check(config: ml_collections.FrozenConfigDict) -> None:
     Raises:
         UserError: naming the field, what it is and what would be right.
     """
-    for path, choices in _CHOICES.items():
-        value = config
-        for name in path.split("."):
-            value = value[name]
-        if value not in choices:
-            raise UserError(f"{path} is {value!r}; one of {', '.join(map(str, choices))}")
+    sections.check_choices(config, _CHOICES)
     try:
         own = generator_config(config)
         sections.discriminator_config(config.discriminator, generator=own)
@@ -161,11 +153,6 @@ def discriminator_config(
     return sections.discriminator_config(config.discriminator, generator=generator)
 
 
-def recipe(section: ml_collections.FrozenConfigDict) -> Recipe:
-    """An adversarial phase's numbers; of the distillation γ is the turn's own."""
-    return sections.recipe(section)
-
-
 def lessons(config: ml_collections.FrozenConfigDict) -> Lessons:
     """What is distilled."""
     section = config.distill
@@ -176,9 +163,3 @@ def lessons(config: ml_collections.FrozenConfigDict) -> Lessons:
         gamma_front=section.gamma, gamma_back=section.gamma_back,
         tau=math.radians(section.tau), planes=section.planes, dual=section.dual,
     )  # fmt: skip
-
-
-def head_views(section: Any) -> HeadViewsConfig:
-    """The embedded heads of a data section."""
-    own = {field.name for field in dataclasses.fields(HeadViewsConfig)}
-    return HeadViewsConfig(**{name: value for name, value in section.items() if name in own})

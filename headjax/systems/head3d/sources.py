@@ -9,17 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from headjax import data
 from headjax.data.subset import Subset
 from headjax.errors import UserError
+from headjax.systems.head3d.losses import is_front
 
 SHOWN = ("image", "camera")
-# A label's camera position.
-_X, _Z = 3, 11
-_RIGHT_ANGLE = np.pi / 2 + 1e-5
 
 
 def of_section(section: Any, folder: Path) -> Any:
@@ -94,18 +93,13 @@ def cameras_of(source: Any) -> Float[np.ndarray, "n 25"]:
     return np.stack([source.read(i, fields=("camera",))["camera"] for i in range(len(source))])
 
 
-def seen_from_front(labels: Float[np.ndarray, "n 25"]) -> Bool[np.ndarray, "n"]:
-    """Whether |yaw| ≤ 90°."""
-    return np.abs(np.arctan2(labels[:, _X], labels[:, _Z])) <= _RIGHT_ANGLE
-
-
 def front_and_back(faces: Any, heads: Any) -> tuple[Any, Any]:
     """What D_front and D_back are shown: faces with the heads' front views, and their back views.
 
     Raises:
         UserError: the multi-view heads have no view of the back.
     """
-    front = seen_from_front(cameras_of(heads))
+    front = np.asarray(is_front(jnp.asarray(cameras_of(heads))))
     if front.all():
         raise UserError(
             "the multi-view heads have no view beyond ±90° of yaw; full heads need views of the "

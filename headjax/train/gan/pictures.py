@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, UInt8
 
 from headjax.geometry.cameras import orbit_labels
 from headjax.io.colormaps import colorize_depth
-from headjax.io.images import image_grid, to_uint8
+from headjax.io.images import enlarge, image_grid, to_uint8
 from headjax.nets.triplane_gan import Generated, Generator, GeneratorConfig, Planes
 
 # Heads that are drawn at a time.
@@ -109,7 +109,7 @@ def depth_picture(view: Generated) -> UInt8[np.ndarray, "h w 3"]:
     """Depth in false colours where the silhouette is, as large as the image."""
     picture = colorize_depth(view.depth[..., 0], inside=view.mask[..., 0] > 0.5)
     factor = view.image.shape[0] // picture.shape[0]
-    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    return enlarge(picture, factor)
 
 
 def turntable(

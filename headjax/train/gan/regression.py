@@ -20,8 +20,7 @@ import optax
 from jaxtyping import Array, Float
 
 from headjax.nets.resize import resize
-from headjax.nets.stylegan2_mapping import w_avg_update
-from headjax.nets.triplane_gan import Generator, GeneratorConfig
+from headjax.nets.triplane_gan import Generator, GeneratorConfig, averaged
 from headjax.render.parts import PART_IDS
 from headjax.train.state import TrainState, ema_update, new_state
 
@@ -84,14 +83,11 @@ class RegressionStep:
         )
         updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        mapping = state.extras["buffers"]["backbone"]["mapping"]
-        mapping = mapping | {"w_avg": w_avg_update(mapping["w_avg"], ws[:, 0])}
-        backbone = state.extras["buffers"]["backbone"] | {"mapping": mapping}
         state = state.replace(
             params=params,
             opt_state=opt_state,
             ema=ema_update(state.ema, params, step=state.step, decay=self.ema),
-            extras={"buffers": state.extras["buffers"] | {"backbone": backbone}},
+            extras={"buffers": averaged(state.extras["buffers"], ws)},
         )
         norms = {
             "grad_norm": optax.tree.norm(gradients), "update_norm": optax.tree.norm(updates)

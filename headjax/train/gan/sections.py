@@ -3,20 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import ml_collections
 
+from headjax.data.config import HeadViewsConfig
+from headjax.errors import UserError
 from headjax.nets.stylegan2_discriminator import DiscriminatorConfig
 from headjax.nets.superresolution import FORMS, Form
 from headjax.nets.triplane_gan import GeneratorConfig
 from headjax.render.triplane import TriplaneOptions
+from headjax.train.config import field
 from headjax.train.gan.step import Recipe
+
+
+def check_choices(
+    config: ml_collections.FrozenConfigDict, choices: Mapping[str, Sequence[str]]
+) -> None:
+    """Refuses a field that is none of its choices.
+
+    Args:
+        config: the whole configuration.
+        choices: dotted name of a field -> what it may be.
+    Raises:
+        UserError: naming the field, what it is and what it may be.
+    """
+    for name, allowed in choices.items():
+        if (value := field(config, name)) not in allowed:
+            raise UserError(f"{name} is {value!r}; one of {', '.join(map(str, allowed))}")
+
+
+def head_views(section: ml_collections.FrozenConfigDict) -> HeadViewsConfig:
+    """The embedded heads of a data section, which may say more than they need."""
+    own = {part.name for part in dataclasses.fields(HeadViewsConfig)}
+    return HeadViewsConfig(**{name: value for name, value in section.items() if name in own})
 
 
 def recipe(section: ml_collections.FrozenConfigDict) -> Recipe:
     """The adversarial step's numbers; −1 stands for None where None is allowed."""
-    values = {field.name: section[field.name] for field in dataclasses.fields(Recipe)}
+    values = {part.name: section[part.name] for part in dataclasses.fields(Recipe)}
     for name in ("blur_kimg", "ema_kimg", "ema_ramp"):
         values[name] = None if values[name] < 0 else values[name]
     return Recipe(**values)

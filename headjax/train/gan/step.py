@@ -20,8 +20,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from headjax.nets.stylegan2_discriminator import Discriminator, DiscriminatorConfig
-from headjax.nets.stylegan2_mapping import w_avg_update
-from headjax.nets.triplane_gan import Generated, Generator, GeneratorConfig
+from headjax.nets.triplane_gan import Generated, Generator, GeneratorConfig, averaged
 from headjax.train.gan import adaptive, conditioning, lazy, losses, schedules
 from headjax.train.gan import augment as augmentation
 from headjax.train.gan.augment_settings import preset
@@ -345,7 +344,7 @@ class AdversarialStep:
         terms["sign"] = jnp.sign(real_logits).mean()
         state, terms = self._updated(state, "d", gradients, terms)
         strength = adaptive.observe(state.extras["strength"], real_logits)
-        buffers = _averaged(state.extras["buffers"], drawn.ws)
+        buffers = averaged(state.extras["buffers"], drawn.ws)
         extras = state.extras | {"strength": strength, "buffers": buffers}
         return state.replace(extras=extras), terms
 
@@ -402,11 +401,3 @@ class AdversarialStep:
             target=recipe.augment_target, kimg=recipe.augment_kimg,
         )  # fmt: skip
         return state.replace(extras=state.extras | {"strength": strength})
-
-
-def _averaged(buffers: Any, ws: Array) -> Any:
-    """The buffers with the moving average of styles one batch on."""
-    mapping = buffers["backbone"]["mapping"]
-    average = w_avg_update(mapping["w_avg"], ws[:, 0])
-    backbone = buffers["backbone"] | {"mapping": mapping | {"w_avg": average}}
-    return buffers | {"backbone": backbone}

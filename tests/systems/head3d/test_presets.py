@@ -13,6 +13,7 @@ from headjax.nets.perceptual.weights import Network
 from headjax.systems.head3d import pipeline, settings
 from headjax.systems.head3d.step import DistillStep
 from headjax.train import config as configs
+from headjax.train.gan import sections
 
 # §4.1 and §4.2.
 PAPER = {
@@ -128,7 +129,7 @@ def test_the_papers_distillation_can_be_traced():
     judge = settings.discriminator_config(config, student)
     networks = functools.partial(
         DistillStep, student, judge, teacher=teacher, lessons=settings.lessons(config),
-        recipe=settings.recipe(config.distill), neural_resolution=128,
+        recipe=sections.recipe(config.distill), neural_resolution=128,
     )  # fmt: skip
     views = {"image": shape(16, 512, 512, 3, dtype=jnp.uint8), "camera": shape(16, 25)}
     both = views | {f"back_{name}": form for name, form in views.items()}

@@ -11,6 +11,7 @@ from headjax.geometry.cameras import orbit_labels
 from headjax.systems.head3d import losses, settings
 from headjax.systems.head3d.step import DistillStep, Drawn, Start
 from headjax.train import config as configs
+from headjax.train.gan import sections
 
 # The step of front and back, as the smoke preset has it but for the learning rate of the average.
 OVERRIDES = [
@@ -25,7 +26,7 @@ def step_of(*more):
     student = settings.student_config(config, teacher)
     return DistillStep(
         student, settings.discriminator_config(config, student), teacher=teacher,
-        lessons=settings.lessons(config), recipe=settings.recipe(config.distill),
+        lessons=settings.lessons(config), recipe=sections.recipe(config.distill),
         neural_resolution=8,
     )  # fmt: skip
 
