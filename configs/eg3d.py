@@ -35,15 +35,17 @@ def demo() -> ml_collections.ConfigDict:
     config.mesh = ConfigDict(dict(preset="dp", fsdp=0, model=0, slices=1))
     config.input = ConfigDict(dict(threads=1, prefetch=2, workers=0))  # reading of batches ahead
     # How long about on two CPU cores, for the line at the start.
-    config.minutes = ConfigDict(dict(data=2.0, regression=14.0, adversarial=8.0, samples=1.0))
+    config.minutes = ConfigDict(dict(
+        data=2.0, regression=14.0, adversarial=8.0, samples=1.0, evaluation=1.0,
+    ))  # fmt: skip
     config.data = ConfigDict(dict(
         source="procedural",        # paper: "folder"
         folder="",                  # folder or zip in EG3D's format, for source "folder"
         masks="",                   # the same of masks; PanoHead needs them
         back_repeat=1,              # how often back views are shown (PanoHead: 4)
-        train_identities=768,
-        val_identities=0,
-        train_views=6,
+        train_identities=1024,
+        val_identities=64,
+        train_views=4,
         val_views=0,
         resolution=64,              # paper: 512
         supersample=3,
@@ -55,32 +57,33 @@ def demo() -> ml_collections.ConfigDict:
     ))  # fmt: skip
     config.generator = ConfigDict(dict(
         kind="eg3d",
-        z_dim=128,                  # paper: 512
+        z_dim=84,                   # a person's latent (paper: 512)
         w_dim=128,                  # paper: 512
-        mapping_layers=3,           # paper: 2
+        mapping_layers=2,
         c_scale=0.0,                # paper: 1, the mapping is told the camera
-        channel_base=4096,          # paper: 32768
+        channel_base=2048,          # paper: 32768
         channel_max=128,            # paper: 512
         plane_resolution=64,        # paper: 256
         plane_features=16,          # paper: 32
         plane_depth=0,
         decoder_hidden=32,          # paper: 64
-        neural_resolution=32,       # paper: 64, then 128
+        neural_resolution=64,       # paper: 64, then 128
         background_resolution=0,
         raw_torgb=False,
         dtype="float32",
         remat="none",
     ))  # fmt: skip
     config.generator.rendering = ConfigDict(dict(
-        axes="eg3d", box=1.0, near=2.25, far=3.15,      # paper: far 3.3
-        samples=16, importance=16,  # paper: 48 and 48
+        axes="xy_xz_yz",            # paper: "eg3d", whose code has its second plane twice
+        box=1.0, near=2.25, far=3.15,   # paper: far 3.3
+        samples=12, importance=12,  # paper: 48 and 48
         color="sigmoid",
         crop=-1.0,                  # −1: none
         white_back=True,            # paper: False
         implementation="auto",
     ))  # fmt: skip
     config.generator.superresolution = ConfigDict(dict(
-        form="own",                 # paper: "8xdc"
+        form="none",                # paper: "8xdc"; what is rendered is small enough to be seen
         entry=32, features=(48, 24), up=(False, True),  # of the form "own"
     ))  # fmt: skip
     config.discriminator = ConfigDict(dict(
@@ -91,24 +94,32 @@ def demo() -> ml_collections.ConfigDict:
         dtype="float32",
         remat="none",
     ))  # fmt: skip
-    config.regression = ConfigDict(dict(
-        steps=1600,                 # paper: 0, there is none
+    config.regression = ConfigDict(dict(     # paper: there is none
         batch_size=8,
-        lr=2e-3,
         warmup_steps=50,
-        final=0.05,
+        final=0.05,                 # the learning rate falls to this share, by a cosine
         b1=0.9,
         b2=0.99,
         clip_norm=1.0,
         ema=0.99,
+        mapping_factor=100.0,       # of the mapping's learning rate
         feature_weight=4.0,         # of brows, eyes, nose and mouth against all else
-        loss=dict(image=1.0, raw=1.0, mask=0.5, depth=1.0),
+        points=1024,                # of each view; as many again before and behind
+        stride=2,                   # every how many-th row and column of rays pictures have
         checkpoint_every=400,
         keep_every=0,
     ))  # fmt: skip
+    # First points of the heads' surfaces, then pictures of them.
+    config.regression.surface = ConfigDict(dict(
+        steps=3600, lr=3e-2, loss=dict(opacity=1.0, color=1.0),
+    ))  # fmt: skip
+    config.regression.pictures = ConfigDict(dict(
+        steps=1600, lr=8e-3,
+        loss=dict(image=2.0, raw=0.0, mask=0.5, depth=1.0, opacity=0.5, color=0.5),
+    ))  # fmt: skip
     config.adversarial = ConfigDict(dict(
-        steps=500,                  # paper: 25,000 kimg / 32
-        batch_size=8,               # paper: 32
+        steps=400,                  # paper: 25,000 kimg / 32
+        batch_size=4,               # paper: 32
         neural_resolutions=(),      # one after another; none: the generator's (paper: 64 … 128)
         lr_generator=2e-4,          # paper: 2.5e-3
         lr_discriminator=2e-3,
@@ -141,6 +152,13 @@ def demo() -> ml_collections.ConfigDict:
         count=24, truncation=1.0, yaws=(-40.0, 0.0, 40.0),
         turntable_heads=4, turntable_frames=36, turntable_yaw=45.0,
     ))  # fmt: skip
+    config.evaluation = ConfigDict(dict(
+        identities=64, images=500,  # paper: FID of 50,000 images
+    ))  # fmt: skip
+    config.weights = ConfigDict(dict(
+        inception="",               # of others, for FID and KID
+        judge="",                   # headjax's own part segmenter: python -m headjax.tools.judge
+    ))  # fmt: skip
     return config
 
 
@@ -148,20 +166,23 @@ def smoke() -> ml_collections.ConfigDict:
     """All stages, tiny: it proves that everything runs, not that faces look like faces."""
     config = demo()
     config.log_every = 2
-    config.minutes.update(data=0.1, regression=0.3, adversarial=0.5, samples=0.2)
-    config.data.update(train_identities=8, train_views=4, resolution=16, supersample=1)
+    config.minutes.update(data=0.1, regression=0.3, adversarial=0.5, samples=0.2, evaluation=0.1)
+    config.data.update(
+        train_identities=8, val_identities=4, train_views=4, resolution=16, supersample=1
+    )
     config.generator.update(
-        w_dim=16, mapping_layers=2, channel_base=128, channel_max=16, plane_resolution=8,
-        plane_features=4, decoder_hidden=8, neural_resolution=8,
+        w_dim=16, channel_base=128, channel_max=16, plane_resolution=8,
+        plane_features=4, decoder_hidden=8, neural_resolution=16,
     )  # fmt: skip
     config.generator.rendering.update(samples=6, importance=6)
-    config.generator.superresolution.update(entry=8, features=(8, 8))
     config.discriminator.update(channel_base=128, channel_max=16)
-    config.regression.update(steps=6, batch_size=4, warmup_steps=2, checkpoint_every=3)
+    config.regression.update(batch_size=4, warmup_steps=2, points=16, checkpoint_every=3)
+    config.regression.surface.steps = config.regression.pictures.steps = 3
     config.adversarial.update(
         steps=8, batch_size=4, checkpoint_every=4, discriminator_interval=4, density_points=64,
     )  # fmt: skip
     config.samples.update(count=6, turntable_heads=2, turntable_frames=6)
+    config.evaluation.identities = 4
     return config
 
 
@@ -171,19 +192,21 @@ def paper() -> ml_collections.ConfigDict:
     config.log_every = 50
     config.mesh.update(preset="fsdp", fsdp=8)
     config.input.update(threads=2, prefetch=8, workers=2)
-    config.minutes.update(data=0.0, regression=0.0, adversarial=0.0, samples=0.0)
+    config.minutes.update(data=0.0, regression=0.0, adversarial=0.0, samples=0.0, evaluation=0.0)
     config.data.update(source="folder", resolution=512)
     config.generator.update(
-        z_dim=512, w_dim=512, mapping_layers=2, c_scale=1.0, channel_base=32768, channel_max=512,
+        z_dim=512, w_dim=512, c_scale=1.0, channel_base=32768, channel_max=512,
         plane_resolution=256, plane_features=32, decoder_hidden=64, neural_resolution=64,
         remat="block",
     )  # fmt: skip
-    config.generator.rendering.update(samples=48, importance=48, far=3.3, white_back=False)
+    config.generator.rendering.update(
+        axes="eg3d", samples=48, importance=48, far=3.3, white_back=False
+    )
     config.generator.superresolution.form = "8xdc"
     config.discriminator.update(
         channel_base=32768, channel_max=512, mapping_layers=8, remat="block"
     )
-    config.regression.steps = 0
+    config.regression.surface.steps = config.regression.pictures.steps = 0
     config.adversarial.update(
         steps=781_250, batch_size=32, lr_generator=2.5e-3, blur=10.0, blur_kimg=-1.0,
         ema_kimg=-1.0, ema_ramp=0.05, mirror=True, checkpoint_every=2000,

@@ -82,7 +82,7 @@ def demo() -> ml_collections.ConfigDict:
     )  # fmt: skip
     # FFHQ's place: many heads, from the face's side alone; those of configs/eg3d.py.
     config.faces = ConfigDict(views | dict(
-        train_identities=768, train_views=6, max_yaw=50.0, max_pitch=25.0, seed=0,
+        train_identities=1024, train_views=4, max_yaw=50.0, max_pitch=25.0, seed=0,
     ))  # fmt: skip
     # H3DH's: 50 heads from all around, other ones.
     config.heads = ConfigDict(views | dict(
@@ -96,9 +96,9 @@ def demo() -> ml_collections.ConfigDict:
         mapping_layers=2,           # paper: 8
         group=4, dtype="float32", remat="none",
     ))  # fmt: skip
-    config.teacher_regression = regression(steps=1600)
+    config.teacher_regression = regression(surface=3600, pictures=1600)
     config.teacher_adversarial = adversarial(steps=500)
-    config.finetune_regression = regression(steps=400)
+    config.finetune_regression = regression(surface=800, pictures=300, lr=0.3)
     config.finetune = adversarial(
         steps=100,                  # paper: ADA's procedure, as long as it needs
         lr_generator=2e-4,          # paper: 2.5e-3
@@ -128,47 +128,54 @@ def generator() -> ConfigDict:
     """An own teacher's network: that of configs/eg3d.py."""
     config = ConfigDict(dict(
         kind="eg3d",
-        z_dim=128, w_dim=128,       # paper: 512
-        mapping_layers=3,           # paper: 2
+        z_dim=84, w_dim=128,        # a person's latent; paper: 512
+        mapping_layers=2,
         c_scale=0.0,                # paper: 1, the mapping is told the camera
-        channel_base=4096, channel_max=128,     # paper: 32768, 512
+        channel_base=2048, channel_max=128,     # paper: 32768, 512
         plane_resolution=64,        # paper: 256
         plane_features=16,          # paper: 32
         plane_depth=0,
         decoder_hidden=32,          # paper: 64
-        neural_resolution=32,       # paper: 128
+        neural_resolution=64,       # paper: 128
         background_resolution=0, raw_torgb=False, dtype="float32", remat="none",
     ))  # fmt: skip
     config.rendering = ConfigDict(dict(
-        axes="eg3d", box=1.0, near=2.25, far=3.15,      # paper: far 3.3
-        samples=16, importance=16,  # paper: 48 and 48
+        axes="xy_xz_yz",            # paper: "eg3d", whose code has its second plane twice
+        box=1.0, near=2.25, far=3.15,   # paper: far 3.3
+        samples=12, importance=12,  # paper: 48 and 48
         color="sigmoid",
         crop=-1.0,                  # −1: none
         white_back=True,            # paper: False, its teacher draws the white background
         implementation="auto",
     ))  # fmt: skip
     config.superresolution = ConfigDict(dict(
-        form="own",                 # paper: "8xdc"
+        form="none",                # paper: "8xdc"; what is rendered is small enough to be seen
         entry=32, features=(48, 24), up=(False, True),  # of the form "own"
     ))  # fmt: skip
     return config
 
 
-def regression(**changes) -> ConfigDict:
-    """A warm start on labelled heads; the paper has none."""
-    return ConfigDict(dict(
-        batch_size=8, lr=2e-3, warmup_steps=50, final=0.05, b1=0.9, b2=0.99, clip_norm=1.0,
-        ema=0.99,
-        feature_weight=4.0,         # of brows, eyes, nose and mouth against all else
-        loss=ConfigDict(dict(image=1.0, raw=1.0, mask=0.5, depth=1.0)),
+def regression(surface: int, pictures: int, lr: float = 1.0) -> ConfigDict:
+    """A warm start on labelled heads, as in configs/eg3d.py; the paper has none."""
+    config = ConfigDict(dict(
+        batch_size=8, warmup_steps=50, final=0.05, b1=0.9, b2=0.99, clip_norm=1.0, ema=0.99,
+        mapping_factor=100.0, feature_weight=4.0, points=1024, stride=2,
         checkpoint_every=400, keep_every=0,
-    ) | changes)  # fmt: skip
+    ))  # fmt: skip
+    config.surface = ConfigDict(dict(
+        steps=surface, lr=3e-2 * lr, loss=dict(opacity=1.0, color=1.0),
+    ))  # fmt: skip
+    config.pictures = ConfigDict(dict(
+        steps=pictures, lr=8e-3 * lr,
+        loss=dict(image=2.0, raw=0.0, mask=0.5, depth=1.0, opacity=0.5, color=0.5),
+    ))  # fmt: skip
+    return config
 
 
 def adversarial(**changes) -> ConfigDict:
     """The numbers of EG3D's recipe, as in configs/eg3d.py."""
     return ConfigDict(dict(
-        batch_size=8,               # paper: 16
+        batch_size=4,               # paper: 16
         lr_generator=2e-4, lr_discriminator=2e-3,
         generator_interval=4, discriminator_interval=16,
         gamma=1.0, gamma_mask=1.0,
@@ -215,16 +222,16 @@ def smoke() -> ml_collections.ConfigDict:
         analysis=0.2,
     )  # fmt: skip
     config.faces.update(train_identities=8, train_views=4, resolution=16, supersample=1)
-    config.heads.update(train_identities=4, train_views=6, resolution=16, supersample=1)
+    config.heads.update(train_identities=4, train_views=4, resolution=16, supersample=1)
     config.generator.update(
-        w_dim=16, mapping_layers=2, channel_base=128, channel_max=16, plane_resolution=8,
-        plane_features=4, decoder_hidden=8, neural_resolution=8,
+        w_dim=16, channel_base=128, channel_max=16, plane_resolution=8,
+        plane_features=4, decoder_hidden=8, neural_resolution=16,
     )  # fmt: skip
     config.generator.rendering.update(samples=6, importance=6)
-    config.generator.superresolution.update(entry=8, features=(8, 8))
     config.discriminator.update(channel_base=128, channel_max=16)
     for section in (config.teacher_regression, config.finetune_regression):
-        section.update(steps=4, batch_size=4, warmup_steps=2, checkpoint_every=2)
+        section.update(batch_size=4, warmup_steps=2, points=16, checkpoint_every=2)
+        section.surface.steps = section.pictures.steps = 2
     for section in (config.teacher_adversarial, config.finetune, config.mixed, config.distill):
         section.update(
             steps=4, batch_size=4, checkpoint_every=2, discriminator_interval=4, density_points=64
@@ -245,16 +252,19 @@ def paper() -> ml_collections.ConfigDict:
     config.faces.update(source="folder", resolution=512)
     config.heads.update(source="folder", resolution=512)
     config.generator.update(
-        z_dim=512, w_dim=512, mapping_layers=2, c_scale=1.0, channel_base=32768, channel_max=512,
+        z_dim=512, w_dim=512, c_scale=1.0, channel_base=32768, channel_max=512,
         plane_resolution=256, plane_features=32, decoder_hidden=64, neural_resolution=128,
         remat="block",
     )  # fmt: skip
-    config.generator.rendering.update(samples=48, importance=48, far=3.3, white_back=False)
+    config.generator.rendering.update(
+        axes="eg3d", samples=48, importance=48, far=3.3, white_back=False
+    )
     config.generator.superresolution.form = "8xdc"
     config.discriminator.update(
         channel_base=32768, channel_max=512, mapping_layers=8, remat="block"
     )
-    config.teacher_regression.steps = config.finetune_regression.steps = 0
+    for section in (config.teacher_regression, config.finetune_regression):
+        section.surface.steps = section.pictures.steps = 0
     recipe = dict(
         batch_size=16, lr_generator=2.5e-3, lr_discriminator=2e-3, blur=0.0, ema_kimg=-1.0,
         ema_ramp=0.05, checkpoint_every=500,

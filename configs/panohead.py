@@ -35,21 +35,23 @@ def demo() -> ml_collections.ConfigDict:
     config.log_every = 25
     config.mesh = ConfigDict(dict(preset="dp", fsdp=0, model=0, slices=1))
     config.input = ConfigDict(dict(threads=1, prefetch=2, workers=0))
-    config.minutes = ConfigDict(dict(data=3.0, regression=15.0, adversarial=8.0, samples=1.0))
+    config.minutes = ConfigDict(dict(
+        data=3.0, regression=15.0, adversarial=8.0, samples=1.0, evaluation=1.0,
+    ))  # fmt: skip
     config.data = ConfigDict(dict(
         source="procedural",        # paper: "folder"
         folder="", masks="",        # images and masks in EG3D's format, for source "folder"
         back_repeat=1,              # paper: 4
-        train_identities=512, val_identities=0, train_views=12, val_views=0,
+        train_identities=512, val_identities=64, train_views=12, val_views=0,
         resolution=64,              # paper: 512
         supersample=3, max_yaw=180.0, max_pitch=25.0, uv_size=4, seed=0, expression="neutral",
     ))  # fmt: skip
     config.generator = ConfigDict(dict(
         kind="panohead",
-        z_dim=128, w_dim=128,       # paper: 512
-        mapping_layers=3,           # paper: 2
+        z_dim=84, w_dim=128,        # a person's latent; paper: 512
+        mapping_layers=2,
         c_scale=0.0,                # paper: 1
-        channel_base=4096, channel_max=128,     # paper: 32768, 512
+        channel_base=2048, channel_max=128,     # paper: 32768, 512
         plane_resolution=64,        # paper: 256
         plane_features=8,           # paper: 32
         plane_depth=3,
@@ -75,12 +77,17 @@ def demo() -> ml_collections.ConfigDict:
         mapping_layers=2,           # paper: 8
         group=4, dtype="float32", remat="none",
     ))  # fmt: skip
-    config.regression = ConfigDict(dict(
-        steps=1600,                 # paper: 0, there is none
-        batch_size=8, lr=2e-3, warmup_steps=50, final=0.05, b1=0.9, b2=0.99, clip_norm=1.0,
-        ema=0.99, feature_weight=4.0,
-        loss=dict(image=1.0, raw=1.0, mask=0.5, depth=1.0),
+    config.regression = ConfigDict(dict(     # paper: there is none
+        batch_size=8, warmup_steps=50, final=0.05, b1=0.9, b2=0.99, clip_norm=1.0, ema=0.99,
+        mapping_factor=100.0, feature_weight=4.0, points=1024, stride=1,
         checkpoint_every=400, keep_every=0,
+    ))  # fmt: skip
+    config.regression.surface = ConfigDict(dict(
+        steps=3000, lr=3e-2, loss=dict(opacity=1.0, color=1.0),
+    ))  # fmt: skip
+    config.regression.pictures = ConfigDict(dict(
+        steps=1000, lr=8e-3,
+        loss=dict(image=1.0, raw=1.0, mask=0.5, depth=1.0, opacity=0.5, color=0.5),
     ))  # fmt: skip
     config.adversarial = ConfigDict(dict(
         steps=400,                  # paper: 25,000 kimg / 32
@@ -108,6 +115,13 @@ def demo() -> ml_collections.ConfigDict:
         count=24, truncation=1.0, yaws=(0.0, 60.0, 120.0, 180.0),
         turntable_heads=4, turntable_frames=36, turntable_yaw=180.0,
     ))  # fmt: skip
+    config.evaluation = ConfigDict(dict(
+        identities=64, images=500,  # paper: FID of 50,000 images
+    ))  # fmt: skip
+    config.weights = ConfigDict(dict(
+        inception="",               # of others, for FID and KID
+        judge="",                   # headjax's own part segmenter: python -m headjax.tools.judge
+    ))  # fmt: skip
     return config
 
 
@@ -115,21 +129,25 @@ def smoke() -> ml_collections.ConfigDict:
     """All stages, tiny: it proves that everything runs, not that heads look like heads."""
     config = demo()
     config.log_every = 2
-    config.minutes.update(data=0.1, regression=0.3, adversarial=0.5, samples=0.2)
-    config.data.update(train_identities=8, train_views=4, resolution=16, supersample=1)
+    config.minutes.update(data=0.1, regression=0.3, adversarial=0.5, samples=0.2, evaluation=0.1)
+    config.data.update(
+        train_identities=8, val_identities=4, train_views=4, resolution=16, supersample=1
+    )
     config.generator.update(
-        w_dim=16, mapping_layers=2, channel_base=128, channel_max=16, plane_resolution=8,
+        w_dim=16, channel_base=128, channel_max=16, plane_resolution=8,
         plane_features=4, decoder_hidden=8, neural_resolution=8, background_resolution=8,
     )  # fmt: skip
     config.generator.rendering.update(samples=6, importance=6)
     config.generator.superresolution.update(entry=8, features=(8, 8))
     config.discriminator.update(channel_base=128, channel_max=16)
-    config.regression.update(steps=6, batch_size=4, warmup_steps=2, checkpoint_every=3)
+    config.regression.update(batch_size=4, warmup_steps=2, points=16, checkpoint_every=3)
+    config.regression.surface.steps = config.regression.pictures.steps = 3
     config.adversarial.update(
         steps=8, batch_size=4, checkpoint_every=4, discriminator_interval=4, density_noise=1.0,
         density_noise_kimg=0.02,
     )  # fmt: skip
     config.samples.update(count=6, turntable_heads=2, turntable_frames=6)
+    config.evaluation.identities = 4
     return config
 
 
@@ -139,10 +157,10 @@ def paper() -> ml_collections.ConfigDict:
     config.log_every = 50
     config.mesh.update(preset="fsdp", fsdp=8)
     config.input.update(threads=2, prefetch=8, workers=2)
-    config.minutes.update(data=0.0, regression=0.0, adversarial=0.0, samples=0.0)
+    config.minutes.update(data=0.0, regression=0.0, adversarial=0.0, samples=0.0, evaluation=0.0)
     config.data.update(source="folder", resolution=512, back_repeat=4)
     config.generator.update(
-        z_dim=512, w_dim=512, mapping_layers=2, c_scale=1.0, channel_base=32768, channel_max=512,
+        z_dim=512, w_dim=512, c_scale=1.0, channel_base=32768, channel_max=512,
         plane_resolution=256, plane_features=32, decoder_hidden=64, neural_resolution=64,
         background_resolution=128, remat="block",
     )  # fmt: skip
@@ -151,7 +169,7 @@ def paper() -> ml_collections.ConfigDict:
     config.discriminator.update(
         channel_base=32768, channel_max=512, mapping_layers=8, remat="block"
     )
-    config.regression.steps = 0
+    config.regression.surface.steps = config.regression.pictures.steps = 0
     config.adversarial.update(
         steps=781_250, batch_size=32, lr_generator=2.5e-3, blur=10.0, blur_kimg=-1.0,
         density_noise=1.0, ema_kimg=-1.0, ema_ramp=0.05, mirror=True, checkpoint_every=2000,

@@ -1,5 +1,6 @@
 """Data sets and input pipelines: multi-view heads made by code, folders in EG3D's format."""
 
+from headjax.data.canonical import nearest_views
 from headjax.data.config import SPLITS, HeadViewsConfig, latents
 from headjax.data.eg3d_folder import Eg3dDataset
 from headjax.data.pipeline import FieldSource, Source, batches
@@ -21,6 +22,7 @@ __all__ = [
     "data_sheet",
     "latents",
     "load_split",
+    "nearest_views",
     "prepare",
     "read_manifest",
     "sheet_rows",

@@ -313,15 +313,20 @@ class Generator(nn.Module):
         """Density before its activation, and features, at points; nothing is cropped."""
         return triplane.query(self.decoder(), planes, points=points, options=self.config.rendering)
 
+    def seen_at(
+        self, ws: Float[Array, "b l e"], planes: Planes, points: Float[Array, "b p 3"]
+    ) -> tuple[Float[Array, "b p"], Float[Array, "b p 3"]]:
+        """Density before its activation, and the raw image's colours in [-1, 1], at points."""
+        density, features = self.query(planes, points)
+        if self.config.rendering.color == "sigmoid":
+            features = 2.0 * features - 1.0
+        return density, self._raw(features[:, None], ws)[:, 0]
+
     def colors(
         self, ws: Float[Array, "b l e"], planes: Planes, points: Float[Array, "b p 3"]
     ) -> Float[Array, "b p 3"]:
         """Colours in [0, 1] of points on the surface, as the raw image would show them."""
-        _, features = self.query(planes, points)
-        if self.config.rendering.color == "sigmoid":
-            features = 2.0 * features - 1.0
-        raw = self._raw(features[:, None], ws)[:, 0]
-        return jnp.clip(0.5 * (raw + 1.0), 0.0, 1.0)
+        return jnp.clip(0.5 * (self.seen_at(ws, planes, points)[1] + 1.0), 0.0, 1.0)
 
     def background(
         self, ws: Float[Array, "b l e"], *, noise: NoiseMode = "const"

@@ -14,7 +14,7 @@ Alphabet: b batch, h w pixels, k classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +149,21 @@ def task(source: Pictures, *, settings: JudgeSettings, seed: int) -> loop.Task:
     return loop.Task(KIND, init, step, batches, batch_size=settings.batch_size)
 
 
-def train_judge(source: Pictures, *, settings: JudgeSettings | None = None, seed: int = 0) -> Judge:
-    """Trains without a folder: nothing is logged or saved. `task` is for those who want both."""
+def train_judge(
+    source: Pictures,
+    *,
+    settings: JudgeSettings | None = None,
+    seed: int = 0,
+    progress: Callable[[int], Any] | None = None,
+) -> Judge:
+    """Trains without a folder: nothing is logged or saved. `task` is for those who want both.
+
+    Args:
+        source: what is learnt from.
+        settings: of the training.
+        seed: of the start, the order and the changes of the pictures.
+        progress: told how many steps more were taken.
+    """
     settings = settings or JudgeSettings()
     work = task(source, settings=settings, seed=seed)
     init_key, key = jax.random.split(jax.random.key(seed))
@@ -158,6 +171,8 @@ def train_judge(source: Pictures, *, settings: JudgeSettings | None = None, seed
     rows = work.batches(lambda size: slice(size))
     for number in range(settings.steps):
         state, _ = step(state, next(rows), jax.random.fold_in(key, number))
+        if progress is not None:
+            progress(1)
     return Judge(settings.network, state.params)
 
 

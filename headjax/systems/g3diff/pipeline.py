@@ -327,15 +327,5 @@ def _write_metrics(context: Context, color: np.ndarray) -> None:
 
 def canonical_views(context: Context, split: str) -> np.ndarray:
     """The true front, side and back views of every identity of a split, [n, 3, h, w, 3] in 0..1."""
-    source = data.load_split(context.data_dir, split)
     labels = orbit_labels(list(report.CANONICAL_YAWS.values()))
-    identities = np.asarray(source.identities)
-    result = []
-    for identity in sorted(set(identities.tolist())):
-        mine = [source[i] for i in np.flatnonzero(identities == identity).tolist()]
-        views = []
-        for label in labels:
-            angles = [float(view_angle_between(record["camera"], label)) for record in mine]
-            views.append(mine[int(np.argmin(angles))]["image"].astype(np.float32) / 255.0)
-        result.append(np.stack(views))
-    return np.stack(result)
+    return data.nearest_views(data.load_split(context.data_dir, split), labels)

@@ -1,4 +1,7 @@
-"""The stages of EG3D and PanoHead: data → regression (small defaults) → adversarial → samples."""
+"""The stages of EG3D and PanoHead.
+
+data → regression (small defaults) → adversarial → samples → evaluation
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ from headjax import data
 from headjax.data.subset import Subset
 from headjax.io import images, video
 from headjax.nets import triplane_gan_weights
-from headjax.systems.gan3d import settings
-from headjax.train.gan import pictures, runs
+from headjax.systems.gan3d import evaluate, settings
+from headjax.train.gan import pictures, runs, sections
 from headjax.train.gan.conditioning import repeat_back_views
+from headjax.train.gan.quality import for_json
 from headjax.train.mesh import MeshOptions, make_mesh
-from headjax.train.stages import Context, Row, Stage
+from headjax.train.stages import Context, Row, Stage, write_json
 from headjax.train.state import stream_key
 
 GENERATOR, DISCRIMINATOR = "generator.safetensors", "discriminator.safetensors"
@@ -37,8 +41,9 @@ def stages(config: Any) -> list[Stage]:
               outputs=(GENERATOR, DISCRIMINATOR), everywhere=True),
         Stage("samples", make_samples, "draws new heads",
               outputs=("samples.png", "turntable.mp4")),
+        Stage("evaluation", score, "scores new heads", outputs=("metrics.json",)),
     ]  # fmt: skip
-    if not config.regression.steps:
+    if not sections.warm(config.regression):
         every = [stage for stage in every if stage.name != "regression"]
     return [dataclasses.replace(stage, minutes=config.minutes[stage.name]) for stage in every]
 
@@ -99,7 +104,7 @@ def train_adversarial(context: Context) -> None:
     config = context.config
     generator, start = settings.generator_config(config), None
     discriminator = settings.discriminator_config(config)
-    if config.regression.steps:
+    if sections.warm(config.regression):
         start, _ = runs.load(context, REGRESSED)
     networks = runs.adversarial(
         context, "adversarial", source=source_of(context), generator=generator,
@@ -124,3 +129,14 @@ def make_samples(context: Context) -> None:
     images.save_png(context.workdir / "samples.png", pictures.sample_sheet(views))
     frames = pictures.turntable(draw, ws[: section.turntable_heads], section)
     video.save_mp4(context.workdir / "turntable.mp4", frames, fps=12)
+
+
+def score(context: Context) -> None:
+    """Scores new heads; writes metrics.json."""
+    config = context.config
+    draw = pictures.Drawer(*triplane_gan_weights.load(context.workdir / GENERATOR))
+    told = evaluate.scores(
+        context, draw, source=source_of(context), psi=config.samples.truncation
+    )
+    told["warm_start"] = sections.warm(config.regression)
+    write_json(context.workdir / "metrics.json", for_json(told))

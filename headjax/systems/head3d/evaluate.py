@@ -5,22 +5,19 @@ Alphabet: n heads, v views, h w pixels, d features. Pictures are in [-1, 1]; Num
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float, UInt8
 
 from headjax.geometry.cameras import camera_from_label, orbit_labels
 from headjax.io.images import to_uint8
-from headjax.metrics import feature_sets, identity, networks, parts, sets
+from headjax.metrics import identity, networks, parts, sets
 from headjax.metrics.consistency import Settings, consistency
-from headjax.metrics.feature_sets import FeatureSet
 from headjax.nets.perceptual.weights import Missing
 from headjax.nets.resize import resize
 
@@ -29,9 +26,6 @@ FACE = ((19 / 64, 51 / 64), (16 / 64, 48 / 64))
 FACE_SIZE = sets.FEATURE_SIZE
 # Brows, eyes, nose and mouth cover less of a back view of a head.
 FACELESS = 0.01
-
-# Pictures [n, h, w, 3] uint8 and their yaws [n]; n may differ from part to part.
-Part = tuple[np.ndarray, np.ndarray]
 
 
 def face_crop(images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 32 32 3"]:
@@ -113,30 +107,6 @@ def faceless(labels: UInt8[np.ndarray, "n h w"]) -> float:
     return float(np.mean(parts.facial_share(labels) < FACELESS))
 
 
-def image_quality(
-    reals: Iterable[Part],
-    fakes: Iterable[Part],
-    *,
-    network: Any,
-    features: Callable[..., np.ndarray] = networks.inception_features,
-) -> dict[str, float | str]:
-    """Tables 2 and 3: FID and KID of all views, of the front and of the back.
-
-    Args:
-        reals, fakes: 8-bit pictures and their yaws (radians), a part at a time; of a `Missing`
-            network none is asked for.
-        network: Inception, or what says which file is missing.
-        features: (network, pictures) -> what they are compared by.
-    """
-    if isinstance(network, Missing):
-        return feature_sets.quality(network, network)
-    kept = []
-    for side in (reals, fakes):
-        told = [FeatureSet(features(network, pictures), yaws) for pictures, yaws in side]
-        kept.append(functools.reduce(operator.add, told))
-    return feature_sets.quality(*kept)
-
-
 def consistency_psnr(
     views: Callable[[int, np.ndarray], Float[np.ndarray, "v h w 3"]],
     *,
@@ -170,30 +140,6 @@ def consistency_psnr(
     return float(np.mean(psnr))
 
 
-def chosen_views(
-    source: Any, indices: Integer[np.ndarray, "n"]
-) -> tuple[UInt8[np.ndarray, "n h w 3"], Float[np.ndarray, "n 25"]]:
-    """Images and cameras of some records."""
-    records = [source.read(int(i), fields=("image", "camera")) for i in indices]
-    return (
-        np.stack([record["image"] for record in records]),
-        np.stack([record["camera"] for record in records]),
-    )
-
-
-def for_json(scores: Mapping[str, float | str]) -> dict[str, float | str]:
-    """Scores as JSON knows them: "n/a" for what nothing could tell."""
-    return {
-        name: value if isinstance(value, str) or math.isfinite(value) else "n/a"
-        for name, value in scores.items()
-    }
-
-
 def small(images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 32 32 3"]:
     """Pictures at the size that heads are compared by."""
     return np.asarray(resize(jnp.asarray(np.clip(images, -1.0, 1.0)), FACE_SIZE), np.float64)
-
-
-def views_of(heads: Sequence[Sequence[Any]], view: int) -> Float[np.ndarray, "n h w 3"]:
-    """The images of one of the views that `Drawer.views` gives."""
-    return np.stack([views[view].image for views in heads])

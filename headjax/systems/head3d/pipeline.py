@@ -160,7 +160,7 @@ def _own_teacher(context: Context, generator: GeneratorConfig, judge: Discrimina
         if triplane_gan_weights.shapes(given) != triplane_gan_weights.shapes(generator):
             raise UserError(f"start is {config.start!r}, a network of other sizes than generator's")
         networks = Networks(variables)
-    if config.teacher_regression.steps:
+    if sections.warm(config.teacher_regression):
         networks = runs.regress(
             context, "teacher_regression", source=source,
             latents=data.latents(sections.head_views(config.faces)), generator=generator,
@@ -187,7 +187,7 @@ def train_finetune(context: Context) -> None:
     config, source = context.config, source_of(context, "heads")
     networks, teacher, judge = _teacher(context)
     student = settings.student_config(config, teacher)
-    if config.finetune_regression.steps:
+    if sections.warm(config.finetune_regression):
         shown = runs.regress(
             context, "finetune_regression", source=source,
             latents=data.latents(sections.head_views(config.heads)), generator=student,

@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from headjax.geometry.cameras import camera_from_label, orbit_labels
+from headjax.geometry.cameras import orbit_labels
 from headjax.io import images, video
 from headjax.io.images import image_grid, to_uint8
 from headjax.metrics import networks, parts
 from headjax.metrics.consistency import Settings
-from headjax.metrics.feature_sets import yaws_of
 from headjax.nets import triplane_gan_weights
 from headjax.nets.perceptual.weights import Missing
 from headjax.systems.head3d import analysis, latents, sources
 from headjax.systems.head3d import evaluate as scores
 from headjax.train.gan import pictures
+from headjax.train.gan.quality import for_json, parts_of, quality_of, views_of
 from headjax.train.part_judge import load_judge
 from headjax.train.stages import Context, write_json
 from headjax.train.state import stream_key
@@ -74,29 +74,29 @@ def evaluate(context: Context) -> None:
     judge = load_judge(Path(config.weights.judge)) if config.weights.judge else None
     mine: list[dict] = []
     with context.logger.telling("evaluation", unit="head") as tell:
-        for part in _parts(z):
+        for part in parts_of(z):
             mine.append(_seen(student, part, arcface, yaws=(FRONT, BACK), judge=judge))
             tell(len(mine) * pictures.CHUNK, len(z))
     teacher = drawer(context, TEACHER)
-    theirs = [_seen(teacher, part, arcface, yaws=(FRONT,)) for part in _parts(z)]
+    theirs = [_seen(teacher, part, arcface, yaws=(FRONT,)) for part in parts_of(z)]
     heads, faces = (_joined(seen) for seen in (mine, theirs))
     told: dict[str, Any] = scores.identity_kept(heads["face"], faces["face"])
     told["id"] = scores.arcface_identity(heads["embedding"], faces["embedding"])
     told |= {f"spread_{name}": scores.spread(heads[name]) for name in ("front", "back")}
     told["back_faceless"] = NO_JUDGE if judge is None else scores.faceless(heads["labels"])
-    told |= _quality(context, student)
+    halves = sources.front_and_back(_source(context, "faces"), _source(context, "heads"))
+    told |= quality_of(
+        student, halves, count=config.evaluation.images,
+        network=networks.load("inception", config.weights.to_dict()),
+        key=stream_key(context.seed, "quality"),
+    )  # fmt: skip
     if config.evaluation.consistency_heads:
         told["consistency_psnr"] = _consistency(context, student, z)
     if config.method == "head3d":
         told["perceptual"] = config.distill.perceptual
-    write_json(context.workdir / "metrics.json", scores.for_json(told))
+    write_json(context.workdir / "metrics.json", for_json(told))
     kept = told["identity_kept"]
     context.logger.say(f"evaluation: identity kept for {100 * kept:.0f} % of {len(z)} latents")
-
-
-def _parts(rows: Any) -> list[Any]:
-    """What is drawn at a time."""
-    return [rows[i : i + pictures.CHUNK] for i in range(0, len(rows), pictures.CHUNK)]
 
 
 def _seen(
@@ -104,14 +104,14 @@ def _seen(
 ) -> dict[str, Any]:
     """What is kept of some heads' pictures."""
     heads = draw.views(draw.styles(z), yaws=yaws)
-    fronts = scores.views_of(heads, 0)
+    fronts = views_of(heads, 0)
     kept = {"face": scores.face_crop(fronts), "front": scores.small(fronts)}
     kept["embedding"] = scores.face_embeddings(arcface, fronts)
     if BACK in yaws:
-        backs = scores.views_of(heads, -1)
+        backs = views_of(heads, -1)
         kept["back"] = scores.small(backs)
         if judge is not None:
-            kept["labels"] = parts.labels_of(judge, np.clip(backs, -1.0, 1.0))
+            kept["labels"] = parts.labels_of(judge, backs)
     return kept
 
 
@@ -122,37 +122,6 @@ def _joined(seen: list[dict]) -> dict[str, Any]:
         name: value if isinstance(value, Missing) else np.concatenate([part[name] for part in seen])
         for name, value in first.items()
     }
-
-
-def _quality(context: Context, student: pictures.Drawer) -> dict[str, float | str]:
-    """FID and KID, where Inception's weights are there."""
-    network = networks.load("inception", context.config.weights.to_dict())
-    halves = [
-        (source, part)
-        for source in sources.front_and_back(_source(context, "faces"), _source(context, "heads"))
-        for part in _parts(_even(len(source), context.config.evaluation.images))
-    ]
-    key = stream_key(context.seed, "quality")
-
-    def reals():
-        for source, part in halves:
-            shown, labels = scores.chosen_views(source, part)
-            yield shown, yaws_of(camera_from_label(labels))
-
-    def fakes():
-        for number, (source, part) in enumerate(halves):
-            _, labels = scores.chosen_views(source, part)
-            latent = (len(labels), student.config.z_dim)
-            ws = student.styles(jax.random.normal(jax.random.fold_in(key, number), latent))
-            image = np.asarray(student.draw(ws, jnp.asarray(labels)).image)
-            yield to_uint8(np.clip(image, -1.0, 1.0)), yaws_of(camera_from_label(labels))
-
-    return scores.image_quality(reals(), fakes(), network=network)
-
-
-def _even(length: int, count: int) -> np.ndarray:
-    """`count` places of `length`, evenly spread."""
-    return np.linspace(0, length - 1, count).astype(int)
 
 
 def _source(context: Context, name: str) -> Any:
@@ -207,7 +176,7 @@ class _Set:
 
     def __init__(self, draw: pictures.Drawer, z: Float[Array, "n d"]):
         self.draw, self.ws = draw, draw.styles(z)
-        self.planes = jnp.concatenate([draw.planes(part) for part in _parts(self.ws)])
+        self.planes = jnp.concatenate([draw.planes(part) for part in parts_of(self.ws)])
 
     def picture(self, planes: Array, number: int, yaw: float = FRONT) -> UInt8[np.ndarray, "h w 3"]:
         """Planes [n, h, w, f] from a yaw, super-resolved with the styles of head `number`."""

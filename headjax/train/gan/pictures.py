@@ -24,12 +24,13 @@ class Drawer:
 
     Attributes:
         config: of the generator.
+        variables: its parameters and buffers.
     """
 
     def __init__(self, config: GeneratorConfig, variables: Any):
         """Takes what `triplane_gan_weights.load` gives."""
         self.config = config
-        self._variables = jax.tree.map(jnp.asarray, variables)
+        self.variables = jax.tree.map(jnp.asarray, variables)
         generator = Generator(config)
 
         def apply(method):
@@ -44,17 +45,17 @@ class Drawer:
     def styles(self, z: Float[Array, "b z"], *, psi: float = 1.0) -> Float[Array, "b l e"]:
         """Style vectors of latents, told the frontal camera."""
         front = jnp.broadcast_to(jnp.asarray(orbit_labels([0.0])), (z.shape[0], 25))
-        return self._mapping(self._variables, z, front, truncation_psi=psi)
+        return self._mapping(self.variables, z, front, truncation_psi=psi)
 
     def planes(self, ws: Float[Array, "b l e"]) -> Planes:
         """The planes of each head."""
-        return self._planes(self._variables, ws)
+        return self._planes(self.variables, ws)
 
     def draw(
         self, ws: Float[Array, "b l e"], labels: Float[Array, "b 25"], *, planes: Any = None
     ) -> Generated:
         """What each head's camera sees."""
-        return self._synthesis(self._variables, ws, labels, planes=planes)
+        return self._synthesis(self.variables, ws, labels, planes=planes)
 
     def views(
         self,

@@ -52,14 +52,34 @@ def regress(
 
     Args:
         context: of the stage.
-        name: of the task and its checkpoints.
+        name: of the tasks and their checkpoints; each has its phase after it.
         source: records with `regression.FIELDS` and identities.
         latents: of the source's identities.
         generator: what it is.
-        section: of the config, as `RegressionStep` takes it.
+        section: of the config, as `RegressionStep` takes it, with its phases.
         start: variables to go on from; None for fresh ones.
     """
-    step = regression.RegressionStep(generator, section=section)
+    for phase in regression.PHASES:
+        if section[phase].steps:
+            start = _regress(
+                context, f"{name}_{phase}", source, latents,
+                regression.RegressionStep(generator, section=section, phase=section[phase]),
+                section, section[phase].steps, start,
+            )  # fmt: skip
+    return Networks(start)
+
+
+def _regress(
+    context: Context,
+    name: str,
+    source: Any,
+    latents: Any,
+    step: regression.RegressionStep,
+    section: Any,
+    steps: int,
+    start: Any,
+) -> Any:
+    """One phase of the warm start; gives the averaged variables."""
 
     def init(key: Array) -> TrainState:
         state = step.init(key)
@@ -78,8 +98,8 @@ def regress(
         )  # fmt: skip
 
     task = loop.Task(name, init, step, batches, batch_size=section.batch_size)
-    state = loop.fit_stage(context, task, steps=section.steps, section=section)
-    return Networks(feed.to_host({"params": state.ema, "buffers": state.extras["buffers"]}))
+    state = loop.fit_stage(context, task, steps=steps, section=section)
+    return feed.to_host({"params": state.ema, "buffers": state.extras["buffers"]})
 
 
 def adversarial(

@@ -10,11 +10,13 @@ import ml_collections
 
 from headjax.data.config import HeadViewsConfig
 from headjax.errors import UserError
+from headjax.head.procedural.latent import latent_size
 from headjax.nets.stylegan2_discriminator import DiscriminatorConfig
 from headjax.nets.superresolution import FORMS, Form
 from headjax.nets.triplane_gan import GeneratorConfig
 from headjax.render.triplane import TriplaneOptions
 from headjax.train.config import field
+from headjax.train.gan.regression import PHASES
 from headjax.train.gan.step import Recipe
 
 
@@ -92,3 +94,33 @@ def discriminator_config(
         dtype=jnp.dtype(section.dtype),
         remat=section.remat,
     )
+
+
+def warm(section: ml_collections.FrozenConfigDict) -> bool:
+    """Whether a section `regression` has any steps."""
+    return any(section[phase].steps for phase in PHASES)
+
+
+def check_latents(
+    config: ml_collections.FrozenConfigDict, *, regression: str, data: str
+) -> None:
+    """Refuses a warm start whose heads have no latents, or longer ones than the generator's.
+
+    Args:
+        config: the whole configuration; the generator's sizes are in `generator`.
+        regression, data: names of its sections.
+    Raises:
+        UserError: naming the field, what it is and what would be right.
+    """
+    if not warm(config[regression]):
+        return
+    if config[data].source != "procedural":
+        raise UserError(
+            f"{regression} has steps, but {data}.source is {config[data].source!r}, whose heads "
+            f"have no latents; set {regression}.surface.steps and {regression}.pictures.steps to 0"
+        )
+    if config.generator.z_dim < (needed := latent_size()):
+        raise UserError(
+            f"generator.z_dim is {config.generator.z_dim}, but a person's latent has {needed} "
+            f"numbers; make it at least {needed}, or leave the warm start out"
+        )
