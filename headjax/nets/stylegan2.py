@@ -123,19 +123,46 @@ def modulated_conv(
     (transposed convolution, then the smoothing filter). Computes in x's dtype; the demodulation
     factors are float32.
     """
-    kernel = weight.astype(x.dtype)
-    x = x * styles[:, None, None, :].astype(x.dtype)
-    if up:
-        x = smooth(transposed_conv(x, kernel))
+    if weight.shape[:2] == (1, 1):
+        x = _pointwise(x, weight[0, 0], styles)
     else:
-        numbers = ("NHWC", "HWIO", "NHWC")
-        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+        kernel = weight.astype(x.dtype)
+        x = x * styles[:, None, None, :].astype(x.dtype)
+        x = smooth(transposed_conv(x, kernel)) if up else _same_conv(x, kernel)
     if demodulate:
-        energy = jnp.square(weight.astype(at_least_float32(weight))).sum((0, 1))
-        squares = jnp.square(styles.astype(at_least_float32(styles)))
-        factors = jax.lax.rsqrt(squares @ energy + 1e-8)
+        factors = _demodulation(weight, styles)
         x = x * factors[:, None, None, :].astype(x.dtype)
     return x
+
+
+def _same_conv(x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"]) -> jax.Array:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+
+
+def _pointwise(
+    x: Float[Array, "b h w i"], weight: Float[Array, "i o"], styles: Float[Array, "b i"]
+) -> Float[Array, "b h w o"]:
+    """A 1x1 convolution with weights of each sample's own: one product a sample.
+
+    On CPUs a tenth of the time of scaled activations under an ordinary convolution where few
+    channels come out, and a third of the gradients'.
+    """
+    own = (weight * styles[:, :, None]).astype(x.dtype)
+    return jnp.einsum("bhwi,bio->bhwo", x, own)
+
+
+def _demodulation(
+    weight: Float[Array, "kh kw i o"], styles: Float[Array, "b i"]
+) -> Float[Array, "b o"]:
+    """1 / sqrt(sum (weight * styles)^2 + 1e-8), float32 or wider.
+
+    The taps are added one by one: XLA's CPU backend takes fifty times longer for `sum((0, 1))`.
+    """
+    squares = jnp.square(weight.astype(at_least_float32(weight)))
+    energy = sum(squares.reshape(-1, *squares.shape[2:]))
+    styles = styles.astype(at_least_float32(styles))
+    return jax.lax.rsqrt(jnp.square(styles) @ energy + 1e-8)
 
 
 class FullyConnected(nn.Module):
