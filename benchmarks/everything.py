@@ -1,9 +1,9 @@
-"""Runs all benchmarks of the kernels and of the input on this machine's device, one after another.
+"""Runs all benchmarks of kernels, networks and input on this machine's device, one after another.
 
   python benchmarks/everything.py      # writes benchmarks/results/<benchmark>_<device>.json
 
 Each runs in a process of its own and may take 150 seconds; one that fails or takes longer is named
-at the end and the exit status is 1. The comparison with torch is left out where torch is missing.
+at the end and the exit status is 1. The comparisons with torch are left out where torch is missing.
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ def commands(device):
         "growth": [f"--picture={pictures / f'growth_{device}.png'}"],
     }
     if importlib.util.find_spec("torch"):
-        found["triplane_render"] = []
+        found |= {"triplane_render": [], "gan_generator": []}
     return {
         name: [f"--output={results / f'{name}_{device}.json'}", *more]
         for name, more in found.items()

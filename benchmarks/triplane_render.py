@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import torch_triplane
 from benchmarks.timing import environment, in_turn, tell
 from headjax.render import triplane
 from pallas_kernels.ray_march import Decoder
@@ -55,58 +55,13 @@ def make_inputs(options, *, seed=0):
 
 
 def torch_program(planes, decoder, rays, options):
-    """The same maths by `grid_sample`, linear layers, `searchsorted` and `sort`."""
     planes = torch.from_numpy(planes[0]).permute(0, 3, 1, 2).contiguous()
-    w = {name: torch.from_numpy(value) for name, value in decoder.items()}
+    decoder = {name: torch.from_numpy(value) for name, value in decoder.items()}
     rays = {name: torch.from_numpy(value[0]) for name, value in rays.items()}
-    axes = [list(pair) for pair in triplane.AXES[options.axes]]
-
-    def field(depths):
-        points = rays["origins"][:, None] + depths[..., None] * rays["directions"][:, None]
-        points = points.reshape(-1, 3) * (2 / options.box)
-        grid = torch.stack([points[:, pair] for pair in axes])[:, None]
-        found = F.grid_sample(planes, grid, padding_mode="zeros", align_corners=False)
-        features = found[:, :, 0].mean(0).T
-        out = F.softplus(features @ w["w0"] + w["b0"]) @ w["w1"] + w["b1"]
-        color = torch.sigmoid(out[:, 1:]) * 1.002 - 0.001
-        return color.reshape(*depths.shape, -1), out[:, 0].reshape(depths.shape)
-
-    def weigh(sigma, depths):
-        density = F.softplus((sigma[:, 1:] + sigma[:, :-1]) / 2 - 1)
-        alpha = 1 - torch.exp(-density * (depths[:, 1:] - depths[:, :-1]))
-        through = torch.cumprod(1 - alpha + 1e-10, -1)
-        through = torch.cat([torch.ones_like(through[:, :1]), through[:, :-1]], -1)
-        return alpha * through
-
-    def resampled(weights, depths):
-        smooth = F.max_pool1d(weights[:, None], 2, 1, padding=1)
-        smooth = F.avg_pool1d(smooth, 2, 1)[:, 0] + 0.01
-        inner = smooth[:, 1:-1] + 1e-5
-        edges = (depths[:, 1:] + depths[:, :-1]) / 2
-        cdf = torch.cumsum(inner / inner.sum(-1, keepdim=True), -1)
-        cdf = torch.cat([torch.zeros_like(cdf[:, :1]), cdf], -1)
-        u = rays["uniform"].contiguous()
-        above = torch.searchsorted(cdf, u, right=True)
-        low, high = (above - 1).clamp(min=0), above.clamp(max=inner.shape[1])
-        span = cdf.gather(1, high) - cdf.gather(1, low)
-        span = torch.where(span < 1e-5, torch.ones_like(span), span)
-        start, end = edges.gather(1, low), edges.gather(1, high)
-        return start + (u - cdf.gather(1, low)) / span * (end - start)
 
     def run():
         with torch.no_grad():
-            spacing = (options.far - options.near) / (options.samples - 1)
-            even = torch.linspace(options.near, options.far, options.samples)
-            depths = even + spacing * rays["jitter"]
-            color, sigma = field(depths)
-            new = resampled(weigh(sigma, depths), depths)
-            more, denser = field(new)
-            depths, order = torch.sort(torch.cat([depths, new], -1), -1)
-            color = torch.cat([color, more], 1)
-            color = color.gather(1, order[..., None].expand(-1, -1, color.shape[-1]))
-            weights = weigh(torch.cat([sigma, denser], 1).gather(1, order), depths)
-            middle = (color[:, 1:] + color[:, :-1]) / 2
-            return (weights[..., None] * middle).sum(1)
+            return torch_triplane.render(planes, decoder, rays, options)
 
     return run
 

@@ -28,6 +28,7 @@ from jaxtyping import Array, Float
 
 from headjax.nets.activations import constrain
 from headjax.nets.remat import Remat, rematerialised
+from headjax.nets.winograd import pays, winograd_conv
 
 NoiseMode = Literal["none", "const", "random"]
 
@@ -107,6 +108,82 @@ def transposed_conv(
     return _interleave_taps(y, axis=2, tap_axis=3)
 
 
+def _conv(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], *, padding: str
+) -> Float[Array, "b h2 w2 o"]:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=numbers)
+
+
+def _smooth_phases(even: jax.Array, odd: jax.Array, *, axis: int) -> jax.Array:
+    """`smooth` along `axis` of what has every other pixel in `even` (n + 1 of them) and in `odd`.
+
+    `odd` has a pixel of zeros at both ends (n + 2); the result has 2n.
+    """
+    size = even.shape[axis] - 1
+    e0, e1 = (jax.lax.slice_in_dim(even, k, k + size, axis=axis) for k in range(2))
+    o0, o1, o2 = (jax.lax.slice_in_dim(odd, k, k + size, axis=axis) for k in range(3))
+    far, near = FIR_TAPS[:2]
+    first = far * (o0 + e1) + near * (e0 + o1)
+    second = far * (e0 + o2) + near * (o1 + e1)
+    both = jnp.stack([first, second], axis=axis + 1)
+    return both.reshape(*even.shape[:axis], 2 * size, *even.shape[axis + 1 :])
+
+
+def _doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    padded = _pad_axis(_pad_axis(x, 1, 1, 1), 2, 1, 1)
+    outer, middle = slice(None, None, -2), slice(1, 2)
+
+    def rows(taps: slice) -> jax.Array:
+        phases = (_conv(padded, kernel[taps, of], padding="VALID") for of in (outer, middle))
+        return _smooth_phases(*phases, axis=2)
+
+    return _smooth_phases(rows(outer), rows(middle), axis=1)
+
+
+@jax.custom_jvp
+def doubling_conv(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]
+) -> Float[Array, "b h2 w2 o"]:
+    """smooth(transposed_conv(x, kernel)), from n to 2n.
+
+    Along an axis, even pixels of the transposed convolution see two of the kernel's taps and odd
+    ones the third: four ordinary convolutions give its four phases, which are smoothed as they lie.
+    So the nine taps of every pixel are never stored, which takes two cores 0.55 times as long at
+    256² and as long at 16². The gradients are those of `transposed_conv`, which are twice as fast.
+    """
+    return _doubled(x, kernel)
+
+
+@doubling_conv.defjvp
+def _doubling_conv_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    change = transposed_conv(dx, kernel) + transposed_conv(x, dkernel)
+    return _doubled(x, kernel), smooth(change)
+
+
+def _same(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _conv(x, kernel, padding="SAME")
+
+
+@jax.custom_jvp
+def same_conv(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"]
+) -> Float[Array, "b h w o"]:
+    """Convolution of stride 1, zeros beyond the border.
+
+    Large ones go by `winograd_conv` on CPUs, unless they are differentiated.
+    """
+    if not pays(x, kernel):
+        return _same(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cpu=winograd_conv, default=_same)
+
+
+@same_conv.defjvp
+def _same_conv_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    return jax.jvp(_same, primals, tangents)
+
+
 def modulated_conv(
     x: Float[Array, "b h w i"],
     weight: Float[Array, "kh kw i o"],
@@ -123,19 +200,41 @@ def modulated_conv(
     (transposed convolution, then the smoothing filter). Computes in x's dtype; the demodulation
     factors are float32.
     """
-    kernel = weight.astype(x.dtype)
-    x = x * styles[:, None, None, :].astype(x.dtype)
-    if up:
-        x = smooth(transposed_conv(x, kernel))
+    if weight.shape[:2] == (1, 1):
+        x = _pointwise(x, weight[0, 0], styles)
     else:
-        numbers = ("NHWC", "HWIO", "NHWC")
-        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+        kernel = weight.astype(x.dtype)
+        x = x * styles[:, None, None, :].astype(x.dtype)
+        x = doubling_conv(x, kernel) if up else same_conv(x, kernel)
     if demodulate:
-        energy = jnp.square(weight.astype(at_least_float32(weight))).sum((0, 1))
-        squares = jnp.square(styles.astype(at_least_float32(styles)))
-        factors = jax.lax.rsqrt(squares @ energy + 1e-8)
+        factors = _demodulation(weight, styles)
         x = x * factors[:, None, None, :].astype(x.dtype)
     return x
+
+
+def _pointwise(
+    x: Float[Array, "b h w i"], weight: Float[Array, "i o"], styles: Float[Array, "b i"]
+) -> Float[Array, "b h w o"]:
+    """A 1x1 convolution with weights of each sample's own: one product a sample.
+
+    On CPUs a tenth of the time of scaled activations under an ordinary convolution where few
+    channels come out, and a third of the gradients'.
+    """
+    own = (weight * styles[:, :, None]).astype(x.dtype)
+    return jnp.einsum("bhwi,bio->bhwo", x, own)
+
+
+def _demodulation(
+    weight: Float[Array, "kh kw i o"], styles: Float[Array, "b i"]
+) -> Float[Array, "b o"]:
+    """1 / sqrt(sum (weight * styles)^2 + 1e-8), float32 or wider.
+
+    The taps are added one by one: XLA's CPU backend takes fifty times longer for `sum((0, 1))`.
+    """
+    squares = jnp.square(weight.astype(at_least_float32(weight)))
+    energy = sum(squares.reshape(-1, *squares.shape[2:]))
+    styles = styles.astype(at_least_float32(styles))
+    return jax.lax.rsqrt(jnp.square(styles) @ energy + 1e-8)
 
 
 class FullyConnected(nn.Module):

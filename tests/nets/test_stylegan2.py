@@ -99,18 +99,52 @@ def dilated(x, kernel):
     )
 
 
-def test_the_transposed_convolution_and_its_gradients_are_the_dilated_ones():
-    x, kernel, probe = normal(0, 2, 4, 5, 3), normal(1, 3, 3, 3, 6), normal(2, 2, 9, 11, 6)
+def with_gradients(function, x, kernel, probe):
+    """The function's values, its gradients, and the gradient of these gradients' norm."""
+
+    def first(x, kernel):
+        return jax.grad(lambda *of: (jnp.tanh(function(*of)) * probe).sum(), (0, 1))(x, kernel)
+
+    def norm(x, kernel):
+        return sum(jnp.square(g).sum() for g in first(x, kernel))
+
+    second = jax.grad(norm, (0, 1))
+    return [function(x, kernel), *first(x, kernel), *second(x, kernel)]
+
+
+@pytest.mark.parametrize(
+    ("ours", "reference"),
+    [
+        (stylegan2.transposed_conv, dilated),
+        (stylegan2.doubling_conv, lambda x, kernel: stylegan2.smooth(dilated(x, kernel))),
+    ],
+)
+def test_a_convolution_that_doubles_is_the_dilated_one_to_the_second_gradient(ours, reference):
+    with jax.enable_x64():
+        x, kernel = normal(0, 2, 4, 5, 3), 0.3 * normal(1, 3, 3, 3, 6)
+        probe = normal(2, *reference(x, kernel).shape)
+        run = jax.jit(with_gradients, static_argnums=0)
+        for a, b in zip(run(ours, x, kernel, probe), run(reference, x, kernel, probe), strict=True):
+            assert a.dtype == jnp.float64
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_a_1x1_convolution_and_its_gradients_are_those_of_scaled_activations():
+    x, weight, styles = normal(0, 2, 4, 5, 3), normal(1, 1, 1, 3, 6), normal(2, 2, 3)
+    probe = normal(3, 2, 4, 5, 6)
+
+    def scaled(x, weight, styles):
+        return jnp.einsum("bhwi,io->bhwo", x * styles[:, None, None], weight[0, 0])
+
+    def own(x, weight, styles):
+        return stylegan2.modulated_conv(x, weight, styles=styles, demodulate=False)
 
     def both(function):
-        def total(x, kernel):
-            return (function(x, kernel) * probe).sum()
-
-        gradients = jax.grad(total, (0, 1))(x, kernel)
-        return ravel_pytree((function(x, kernel), gradients))[0]
+        total = jax.grad(lambda *of: (jnp.tanh(function(*of)) * probe).sum(), (0, 1, 2))
+        return ravel_pytree((function(x, weight, styles), total(x, weight, styles)))[0]
 
     run = jax.jit(both, static_argnums=0)
-    np.testing.assert_allclose(run(stylegan2.transposed_conv), run(dilated), atol=2e-5)
+    np.testing.assert_allclose(run(own), run(scaled), atol=2e-5)
 
 
 @pytest.mark.parametrize("up", [False, True])
