@@ -68,7 +68,7 @@ def check(config: ml_collections.FrozenConfigDict) -> None:
             f"data.resolution is {config.data.resolution}, but the generator draws "
             f"{generator.resolution} x {generator.resolution}; make them equal"
         )
-    sections.check_latents(config, regression="regression", data="data")
+    sections.check_warm_start(config, regression="regression", data="data")
     sizes = ladder(config)
     if sizes != sorted(sizes):
         raise UserError(f"adversarial.neural_resolutions are {sizes}; they must ascend")

@@ -71,7 +71,7 @@ def _check_counts(config: ml_collections.FrozenConfigDict) -> None:
     if config.analysis.identities == 1:
         raise UserError("analysis.identities is 1; 0 for no analysis, or at least 2")
     for stage, source in (("teacher_regression", "faces"), ("finetune_regression", "heads")):
-        sections.check_latents(config, regression=stage, data=source)
+        sections.check_warm_start(config, regression=stage, data=source)
 
 
 def _check_files(config: ml_collections.FrozenConfigDict) -> None:

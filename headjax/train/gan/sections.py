@@ -101,10 +101,10 @@ def warm(section: ml_collections.FrozenConfigDict) -> bool:
     return any(section[phase].steps for phase in PHASES)
 
 
-def check_latents(
+def check_warm_start(
     config: ml_collections.FrozenConfigDict, *, regression: str, data: str
 ) -> None:
-    """Refuses a warm start whose heads have no latents, or longer ones than the generator's.
+    """Refuses a warm start whose heads have no latents or longer ones than z, or a wrong stride.
 
     Args:
         config: the whole configuration; the generator's sizes are in `generator`.
@@ -123,4 +123,14 @@ def check_latents(
         raise UserError(
             f"generator.z_dim is {config.generator.z_dim}, but a person's latent has {needed} "
             f"numbers; make it at least {needed}, or leave the warm start out"
+        )
+    stride, generator = config[regression].stride, generator_config(config.generator)
+    if stride < 1 or generator.neural_resolution % stride:
+        raise UserError(
+            f"{regression}.stride is {stride}; it must divide {generator.neural_resolution}, the "
+            "generator's neural resolution"
+        )
+    if stride > 1 and generator.superresolution is not None:
+        raise UserError(
+            f"{regression}.stride is {stride}, but super-resolution needs whole pictures; make it 1"
         )

@@ -33,6 +33,7 @@ def test_the_settings_of_a_preset_can_work_together(name, preset):
         *(["regression"] if preset != "paper" else []),
         "adversarial",
         "samples",
+        "evaluation",
     ]
     assert config.generator.kind == name
 

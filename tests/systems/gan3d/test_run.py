@@ -14,10 +14,10 @@ from headjax.train import config as configs
 
 SMALL = [
     "--config.data.train_identities=4", "--config.data.train_views=3",
-    "--config.regression.steps=3", "--config.regression.checkpoint_every=2",
+    "--config.regression.surface.steps=2", "--config.regression.checkpoint_every=2",
     "--config.adversarial.steps=5", "--config.adversarial.checkpoint_every=2",
     "--config.adversarial.batch_size=2", "--config.samples.count=2",
-    "--config.samples.turntable_frames=2",
+    "--config.samples.turntable_frames=2", "--config.evaluation.identities=3",
 ]  # fmt: skip
 
 
@@ -35,11 +35,11 @@ def workdir(tmp_path_factory):
 def test_every_artefact_is_there(workdir):
     assert {p.name for p in workdir.iterdir()} == {
         ".lock", "checkpoints", "config.json", "data", "data_sheet.png",
-        "discriminator.safetensors", "generator.safetensors", "metrics.jsonl",
+        "discriminator.safetensors", "generator.safetensors", "metrics.json", "metrics.jsonl",
         "regressed.safetensors", "samples.png", "stages", "tensorboard", "turntable.mp4",
     }  # fmt: skip
     assert {p.stem for p in (workdir / "stages").iterdir()} == {
-        "data", "regression", "adversarial", "samples",
+        "data", "regression", "adversarial", "samples", "evaluation",
     }  # fmt: skip
 
 
@@ -65,12 +65,12 @@ def test_a_run_that_lost_its_end_makes_the_same_networks_again(workdir, tmp_path
     again = tmp_path / "again"
     shutil.copytree(workdir, again)
     for path in ("stages/adversarial.json", "stages/samples.json", "generator.safetensors",
-                 "discriminator.safetensors"):  # fmt: skip
+                 "discriminator.safetensors", "metrics.json"):  # fmt: skip
         (again / path).unlink()
-    steps = sorted(int(p.name) for p in (again / "checkpoints/adversarial8").iterdir()
+    steps = sorted(int(p.name) for p in (again / "checkpoints/adversarial16").iterdir()
                    if p.name.isdigit())  # fmt: skip
     assert len(steps) > 1
-    shutil.rmtree(again / "checkpoints/adversarial8" / str(steps[-1]))
+    shutil.rmtree(again / "checkpoints/adversarial16" / str(steps[-1]))
     assert main.main(command(again)) == 0
     assert results(again) == results(workdir)
 
@@ -88,6 +88,9 @@ def test_a_dry_run_tells_both_networks(capsys, tmp_path):
         ("--config.generator.kind=stylegan", "generator.kind is 'stylegan'; one of eg3d, panohead"),
         ("--config.generator.plane_depth=3", "tri-grids have a depth of at least 1"),
         ("--config.adversarial.neural_resolutions=(16,8)", "they must ascend"),
+        ("--config.generator.z_dim=64", "generator.z_dim is 64, but a person's latent has 84"),
+        ("--config.data.source=folder", "set regression.surface.steps and regression.pictures"),
+        ("--config.regression.stride=3", "regression.stride is 3; it must divide 16"),
     ],
 )
 def test_settings_that_cannot_work_together_are_refused(override, sentence):
