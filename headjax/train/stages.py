@@ -196,9 +196,12 @@ def read_json(path: Path) -> dict:
     return value
 
 
-def finite(scores: Mapping[str, float]) -> dict[str, float | str]:
-    """Scores as JSON knows them: what nothing could tell (no such pixels) is 'n/a'."""
-    return {name: value if math.isfinite(value) else "n/a" for name, value in scores.items()}
+def finite(scores: Mapping[str, float | str]) -> dict[str, float | str]:
+    """Scores as JSON knows them: what nothing could tell (no such pixels) is 'n/a'; text stays."""
+    return {
+        name: value if isinstance(value, str) or math.isfinite(value) else "n/a"
+        for name, value in scores.items()
+    }
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

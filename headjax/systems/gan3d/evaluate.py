@@ -17,11 +17,11 @@ from jaxtyping import Float
 from headjax import data
 from headjax.geometry.cameras import orbit_labels
 from headjax.metrics import networks, parts, sets
+from headjax.metrics.views import quality_of
 from headjax.nets.part_segmenter import SIZE
 from headjax.systems.gan3d import settings
 from headjax.train import part_judge
-from headjax.train.gan.pictures import Drawer
-from headjax.train.gan.quality import parts_of, quality_of, views_of
+from headjax.train.gan.pictures import Drawer, parts_of, views_of
 from headjax.train.stages import Context
 from headjax.train.state import stream_key
 
@@ -56,7 +56,7 @@ def scores(
     canonical = np.stack([views_of(heads, view) for view in range(len(yaws))], axis=1)
     found |= variety(context, canonical, yaws) if procedural else {"sample_to_sample": NO_HEADS}
     return found | quality_of(
-        draw, [source], count=config.evaluation.images,
+        draw.new_heads, [source], count=config.evaluation.images,
         network=networks.load("inception", config.weights.to_dict()),
         key=stream_key(context.seed, "quality"),
     )  # fmt: skip

@@ -19,9 +19,8 @@ from headjax.nets import triplane_gan_weights
 from headjax.systems.gan3d import evaluate, settings
 from headjax.train.gan import pictures, runs, sections
 from headjax.train.gan.conditioning import repeat_back_views
-from headjax.train.gan.quality import for_json
 from headjax.train.mesh import MeshOptions, make_mesh
-from headjax.train.stages import Context, Row, Stage, write_json
+from headjax.train.stages import Context, Row, Stage, finite, write_json
 from headjax.train.state import stream_key
 
 GENERATOR, DISCRIMINATOR = "generator.safetensors", "discriminator.safetensors"
@@ -139,4 +138,4 @@ def score(context: Context) -> None:
         context, draw, source=source_of(context), psi=config.samples.truncation
     )
     told["warm_start"] = sections.warm(config.regression)
-    write_json(context.workdir / "metrics.json", for_json(told))
+    write_json(context.workdir / "metrics.json", finite(told))

@@ -15,14 +15,15 @@ from headjax.io import images, video
 from headjax.io.images import image_grid, to_uint8
 from headjax.metrics import networks, parts
 from headjax.metrics.consistency import Settings
+from headjax.metrics.views import quality_of
 from headjax.nets import triplane_gan_weights
 from headjax.nets.perceptual.weights import Missing
 from headjax.systems.head3d import analysis, latents, sources
 from headjax.systems.head3d import evaluate as scores
 from headjax.train.gan import pictures
-from headjax.train.gan.quality import for_json, parts_of, quality_of, views_of
+from headjax.train.gan.pictures import parts_of, views_of
 from headjax.train.part_judge import load_judge
-from headjax.train.stages import Context, write_json
+from headjax.train.stages import Context, finite, write_json
 from headjax.train.state import stream_key
 
 TEACHER, STUDENT = "teacher.safetensors", "generator.safetensors"
@@ -86,7 +87,7 @@ def evaluate(context: Context) -> None:
     told["back_faceless"] = NO_JUDGE if judge is None else scores.faceless(heads["labels"])
     halves = sources.front_and_back(_source(context, "faces"), _source(context, "heads"))
     told |= quality_of(
-        student, halves, count=config.evaluation.images,
+        student.new_heads, halves, count=config.evaluation.images,
         network=networks.load("inception", config.weights.to_dict()),
         key=stream_key(context.seed, "quality"),
     )  # fmt: skip
@@ -94,7 +95,7 @@ def evaluate(context: Context) -> None:
         told["consistency_psnr"] = _consistency(context, student, z)
     if config.method == "head3d":
         told["perceptual"] = config.distill.perceptual
-    write_json(context.workdir / "metrics.json", for_json(told))
+    write_json(context.workdir / "metrics.json", finite(told))
     kept = told["identity_kept"]
     context.logger.say(f"evaluation: identity kept for {100 * kept:.0f} % of {len(z)} latents")
 

@@ -57,6 +57,11 @@ class Drawer:
         """What each head's camera sees."""
         return self._synthesis(self.variables, ws, labels, planes=planes)
 
+    def new_heads(self, key: Array, labels: Float[Array, "b 25"]) -> Float[np.ndarray, "b h w 3"]:
+        """Pictures of fresh latents, one for each camera."""
+        ws = self.styles(jax.random.normal(key, (len(labels), self.config.z_dim)))
+        return np.asarray(self.draw(ws, labels).image)
+
     def views(
         self,
         ws: Float[Array, "n l e"],
@@ -84,6 +89,16 @@ class Drawer:
             if progress is not None:
                 progress(len(heads), len(ws))
         return heads
+
+
+def parts_of(rows: Any) -> list[Any]:
+    """What is drawn at a time."""
+    return [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
+
+
+def views_of(heads: Sequence[Sequence[Any]], view: int) -> Float[np.ndarray, "n h w 3"]:
+    """The images of one of the views that `Drawer.views` gives, cut off at [-1, 1]."""
+    return np.stack([np.clip(views[view].image, -1.0, 1.0) for views in heads])
 
 
 def sheet(pictures: UInt8[np.ndarray, "n h w 3"], *, columns: int) -> UInt8[np.ndarray, "a b 3"]:

@@ -90,8 +90,9 @@ class RegressionStep:
         drawn = weight.copy()
         drawn[PART_IDS["background"]] = OFF_HEAD
         self.pixel_weight = jnp.asarray(drawn)
+        warmup = min(section.warmup_steps, phase.steps // 2)
         schedule = optax.warmup_cosine_decay_schedule(
-            0.0, phase.lr, section.warmup_steps, phase.steps, section.final * phase.lr
+            0.0, phase.lr, warmup, phase.steps, section.final * phase.lr
         )
         self.optimizer = optax.chain(
             optax.clip_by_global_norm(section.clip_norm),

@@ -1,16 +1,15 @@
 """The measure of kept identities, on pictures whose answer is known; sources; what is "n/a"."""
 
-import math
 
 import numpy as np
 import pytest
 
 from headjax.errors import UserError
 from headjax.geometry.cameras import orbit_labels
+from headjax.metrics import views
 from headjax.nets.part_segmenter import CLASSES
 from headjax.nets.perceptual.weights import ASSETS, Missing
 from headjax.systems.head3d import evaluate, sources
-from headjax.train.gan import quality
 
 
 def kept(student, teacher):
@@ -82,7 +81,7 @@ def test_networks_without_weights_say_which_file_is_missing():
     missing = evaluate.face_embeddings(Missing(ASSETS["arcface"]), faces(2))
     told = evaluate.arcface_identity(missing, missing)
     assert told.startswith("n/a") and "model_ir_se50.pth" in told
-    rows = quality.image_quality([], [], network=Missing(ASSETS["inception"]))
+    rows = views.image_quality([], [], network=Missing(ASSETS["inception"]))
     assert set(rows) >= {"fid", "kid_x100", "fid_front", "kid_x100_back"}
     assert all("pt_inception" in value for value in rows.values())
 
@@ -100,7 +99,7 @@ def test_quality_compares_each_half_with_its_own():
     def parts(of):
         return [(of[i : i + 5], yaws[i : i + 5]) for i in range(0, 12, 5)]
 
-    rows = quality.image_quality(
+    rows = views.image_quality(
         parts(pictures), parts(other), network="a network", features=features
     )
     assert rows["fid_front"] == pytest.approx(0.0, abs=1e-2) and rows["fid_back"] > 10.0
@@ -113,11 +112,6 @@ def test_a_back_view_is_faceless_below_one_percent_of_the_heads_pixels():
     labels[1, 0, :5] = nose  # 5 of 400
     labels[3] = CLASSES.index("background")
     assert evaluate.faceless(labels) == 0.5
-
-
-def test_scores_for_json_are_finite_or_not_available():
-    told = quality.for_json({"a": 1.0, "b": math.nan, "c": "n/a (why)"})
-    assert told == {"a": 1.0, "b": "n/a", "c": "n/a (why)"}
 
 
 class Numbered:

@@ -1,14 +1,13 @@
-"""How good a generator's pictures are: FID and KID of its views, and how its heads differ.
+"""FID and KID of a generator's views, seen by the cameras of real pictures.
 
-Alphabet: n pictures or heads, v views, h w pixels. Networks that are missing give "n/a" and why.
+Alphabet: n pictures, h w pixels. A network that is missing gives "n/a" and why.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +20,6 @@ from headjax.io.images import to_uint8
 from headjax.metrics import feature_sets, networks
 from headjax.metrics.feature_sets import FeatureSet, yaws_of
 from headjax.nets.perceptual.weights import Missing
-from headjax.train.gan.pictures import CHUNK, Drawer
 
 # Pictures [n, h, w, 3] uint8 and their yaws [n]; n may differ from part to part.
 Part = tuple[np.ndarray, np.ndarray]
@@ -52,22 +50,28 @@ def image_quality(
 
 
 def quality_of(
-    draw: Drawer, sources: Sequence[Any], *, count: int, network: Any, key: Array
+    draw: Callable[[Array, Array], Float[np.ndarray, "n h w 3"]],
+    sources: Sequence[Any],
+    *,
+    count: int,
+    network: Any,
+    key: Array,
+    together: int = 8,
 ) -> dict[str, float | str]:
     """`image_quality` of new heads, seen by the cameras of the real pictures.
 
     Args:
-        draw: the generator.
+        draw: (key, labels [n, 25]) -> pictures of n new heads in [-1, 1].
         sources: of real pictures with their cameras.
         count: pictures of each source, evenly chosen.
         network: Inception, or what says which file is missing.
         key: of the heads.
+        together: pictures that are drawn at a time.
     """
-    every = [
-        (source, part)
-        for source in sources
-        for part in parts_of(np.linspace(0, len(source) - 1, count).astype(int))
-    ]
+    every = []
+    for source in sources:
+        places = np.linspace(0, len(source) - 1, count).astype(int)
+        every += [(source, places[i : i + together]) for i in range(0, count, together)]
 
     def reals():
         for source, part in every:
@@ -77,17 +81,10 @@ def quality_of(
     def fakes():
         for number, (source, part) in enumerate(every):
             _, labels = chosen_views(source, part)
-            latent = (len(labels), draw.config.z_dim)
-            ws = draw.styles(jax.random.normal(jax.random.fold_in(key, number), latent))
-            image = np.asarray(draw.draw(ws, jnp.asarray(labels)).image)
+            image = draw(jax.random.fold_in(key, number), jnp.asarray(labels))
             yield to_uint8(np.clip(image, -1.0, 1.0)), yaws_of(camera_from_label(labels))
 
     return image_quality(reals(), fakes(), network=network)
-
-
-def parts_of(rows: Any) -> list[Any]:
-    """What is drawn at a time."""
-    return [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
 
 
 def chosen_views(
@@ -99,16 +96,3 @@ def chosen_views(
         np.stack([record["image"] for record in records]),
         np.stack([record["camera"] for record in records]),
     )
-
-
-def for_json(scores: Mapping[str, float | str]) -> dict[str, float | str]:
-    """Scores as JSON knows them: "n/a" for what nothing could tell."""
-    return {
-        name: value if isinstance(value, str) or math.isfinite(value) else "n/a"
-        for name, value in scores.items()
-    }
-
-
-def views_of(heads: Sequence[Sequence[Any]], view: int) -> Float[np.ndarray, "n h w 3"]:
-    """The images of one of the views that `Drawer.views` gives, cut off at [-1, 1]."""
-    return np.stack([np.clip(views[view].image, -1.0, 1.0) for views in heads])
