@@ -42,7 +42,7 @@ def demo() -> ml_collections.ConfigDict:
         source="procedural",        # paper: "folder"
         folder="", masks="",        # images and masks in EG3D's format, for source "folder"
         back_repeat=1,              # paper: 4
-        train_identities=512, val_identities=64, train_views=12, val_views=0,
+        train_identities=768, val_identities=64, train_views=8, val_views=0,
         resolution=64,              # paper: 512
         supersample=3, max_yaw=180.0, max_pitch=25.0, uv_size=4, seed=0, expression="neutral",
     ))  # fmt: skip
@@ -56,20 +56,20 @@ def demo() -> ml_collections.ConfigDict:
         plane_features=8,           # paper: 32
         plane_depth=3,
         decoder_hidden=32,          # paper: 64
-        neural_resolution=32,       # paper: 64
+        neural_resolution=64,
         background_resolution=16,   # paper: 128
         raw_torgb=True,
         dtype="float32", remat="none",
     ))  # fmt: skip
     config.generator.rendering = ConfigDict(dict(
         axes="panohead", box=1.0, near=2.25, far=3.15,  # paper: far 3.3
-        samples=16, importance=16,  # paper: 48 and 48
+        samples=12, importance=12,  # paper: 48 and 48
         color="none",
         crop=0.1,                   # |x| and |z| beyond box/2 − crop are empty
         white_back=False, implementation="auto",
     ))  # fmt: skip
     config.generator.superresolution = ConfigDict(dict(
-        form="own",                 # paper: "8xdc"
+        form="none",                # paper: "8xdc"; what is rendered is small enough to be seen
         entry=32, features=(48, 24), up=(False, True),
     ))  # fmt: skip
     config.discriminator = ConfigDict(dict(
@@ -79,19 +79,21 @@ def demo() -> ml_collections.ConfigDict:
     ))  # fmt: skip
     config.regression = ConfigDict(dict(     # paper: there is none
         batch_size=8, warmup_steps=50, final=0.05, b1=0.9, b2=0.99, clip_norm=1.0, ema=0.99,
-        mapping_factor=100.0, feature_weight=4.0, points=1024, stride=1,
+        mapping_factor=100.0, feature_weight=4.0, points=1024, stride=2,
         checkpoint_every=400, keep_every=0,
     ))  # fmt: skip
     config.regression.surface = ConfigDict(dict(
-        steps=3000, lr=3e-2, loss=dict(opacity=1.0, color=1.0),
+        steps=3600, lr=3e-2, loss=dict(opacity=1.0, color=1.0, camera=1.0),
     ))  # fmt: skip
     config.regression.pictures = ConfigDict(dict(
-        steps=1000, lr=8e-3,
-        loss=dict(image=1.0, raw=1.0, mask=0.5, depth=1.0, opacity=0.5, color=0.5),
+        steps=1600, lr=8e-3,
+        loss=dict(
+            image=2.0, raw=0.0, mask=0.5, depth=1.0, opacity=0.5, color=0.5, camera=1.0,
+        ),
     ))  # fmt: skip
     config.adversarial = ConfigDict(dict(
         steps=400,                  # paper: 25,000 kimg / 32
-        batch_size=8,               # paper: 32
+        batch_size=4,               # paper: 32
         neural_resolutions=(),
         lr_generator=2e-4,          # paper: 2.5e-3
         lr_discriminator=2e-3,
@@ -135,10 +137,9 @@ def smoke() -> ml_collections.ConfigDict:
     )
     config.generator.update(
         w_dim=16, channel_base=128, channel_max=16, plane_resolution=8,
-        plane_features=4, decoder_hidden=8, neural_resolution=8, background_resolution=8,
+        plane_features=4, decoder_hidden=8, neural_resolution=16, background_resolution=8,
     )  # fmt: skip
     config.generator.rendering.update(samples=6, importance=6)
-    config.generator.superresolution.update(entry=8, features=(8, 8))
     config.discriminator.update(channel_base=128, channel_max=16)
     config.regression.update(batch_size=4, warmup_steps=2, points=16, checkpoint_every=3)
     config.regression.surface.steps = config.regression.pictures.steps = 3

@@ -39,6 +39,8 @@ CENTRE_X, CENTRE_Y = 18, 21
 PHASES = ("surface", "pictures")
 # Losses at points of the field; all others are of rendered pictures.
 POINTWISE = {"opacity", "color"}
+# And one of PanoHead's correction of the camera.
+UNSEEN = POINTWISE | {"camera"}
 # How often a pixel of the background is looked at, of points and to one of the skin.
 OFF_HEAD = 0.7
 Terms = dict[str, jax.Array]
@@ -131,14 +133,16 @@ class RegressionStep:
         z_key, label_key, ray_key, point_key = jax.random.split(key, 4)
         draw = functools.partial(self.generator.apply, {"params": params, "buffers": buffers})
         labels = batch["camera"]
-        ws = draw(
-            latents_to_z(batch["latent"], z_key, z_dim=self.generator.config.z_dim),
-            jax.random.permutation(label_key, labels, axis=0), method="mapping",
-        )  # fmt: skip
+        z = latents_to_z(batch["latent"], z_key, z_dim=self.generator.config.z_dim)
+        ws = draw(z, jax.random.permutation(label_key, labels, axis=0), method="mapping")
         planes, terms = draw(ws, method="planes"), {}
+        if "camera" in self.weights:
+            # Labelled cameras are right as they are.
+            _, moved = draw(z, labels, method="adapted")
+            terms["camera"] = jnp.square(moved).sum(axis=-1).mean()
         if not POINTWISE.isdisjoint(self.weights):
             terms |= self._at_points(draw, ws, planes, batch, point_key)
-        if not POINTWISE.issuperset(self.weights):
+        if not UNSEEN.issuperset(self.weights):
             terms |= self._in_pictures(draw, ws, planes, batch, ray_key)
         total = sum(weight * terms[name] for name, weight in self.weights.items())
         return total, (terms | {"loss": total}, ws)
@@ -229,7 +233,9 @@ def latents_to_z(latent: Float[Array, "b k"], key: Array, *, z_dim: int) -> Floa
 
 
 def _is_mapping(tree: Any) -> Any:
-    """Where in a tree of parameters the mapping is."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: "mapping" in jax.tree_util.keystr(path), tree
-    )
+    """Where in a tree of parameters the mapping is (not that of PanoHead's camera)."""
+
+    def inside(path: Any, _: Array) -> bool:
+        return "mapping" in jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+
+    return jax.tree_util.tree_map_with_path(inside, tree)
