@@ -36,7 +36,7 @@ def demo() -> ml_collections.ConfigDict:
     config.input = ConfigDict(dict(threads=1, prefetch=2, workers=0))  # reading of batches ahead
     # How long about on two CPU cores, for the line at the start.
     config.minutes = ConfigDict(dict(
-        data=2.0, regression=14.0, adversarial=8.0, samples=1.0, evaluation=1.0,
+        data=1.0, regression=13.0, adversarial=4.0, samples=0.5, evaluation=0.5,
     ))  # fmt: skip
     config.data = ConfigDict(dict(
         source="procedural",        # paper: "folder"
