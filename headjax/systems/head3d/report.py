@@ -152,13 +152,17 @@ def analyse(context: Context) -> None:
     teacher, student = drawer(context, TEACHER), drawer(context, STUDENT)
     z = _latents(context, "analysis", section.identities, teacher.config.z_dim)
     faces, heads = _Set(teacher, z), _Set(student, z)
-    shown = range(0, min(len(z), SHOWN) - 1, 2)
-    rows = [row for i in shown for row in figures(faces, heads, i, i + 1)]
+    pairs = range(0, min(len(z), SHOWN) - 1, 2)
+    rows = [
+        [pictures.shown(picture) for picture in row]
+        for i in pairs
+        for row in figures(faces, heads, i, i + 1)
+    ]
     images.save_png(context.workdir / "analysis.png", image_grid(rows, gap=2))
     arcface = networks.load("arcface", context.config.weights.to_dict())
 
-    def embed(pictures: np.ndarray) -> np.ndarray:
-        return networks.face_embeddings(arcface, to_uint8(pictures))
+    def embed(seen: np.ndarray) -> np.ndarray:
+        return networks.face_embeddings(arcface, to_uint8(seen))
 
     missing = isinstance(arcface, Missing)
     table = analysis.swap_table(

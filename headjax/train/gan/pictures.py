@@ -17,6 +17,8 @@ from headjax.nets.triplane_gan import Generated, Generator, GeneratorConfig, Pla
 
 # Heads that are drawn at a time.
 CHUNK = 8
+# Smaller pictures than this are shown enlarged, pixel by pixel.
+SHOWN = 128
 
 
 class Drawer:
@@ -102,11 +104,16 @@ def views_of(heads: Sequence[Sequence[Any]], view: int) -> Float[np.ndarray, "n 
 
 
 def sheet(pictures: UInt8[np.ndarray, "n h w 3"], *, columns: int) -> UInt8[np.ndarray, "a b 3"]:
-    """Pictures in rows of `columns`, the last filled up with white."""
+    """Pictures in rows of `columns`, the last filled up with white; small ones are enlarged."""
     blank = np.full_like(pictures[0], 255)
     missing = -len(pictures) % columns
-    cells = [*pictures, *[blank] * missing]
+    cells = [shown(picture) for picture in (*pictures, *[blank] * missing)]
     return image_grid([cells[i : i + columns] for i in range(0, len(cells), columns)], gap=2)
+
+
+def shown(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """A picture large enough to be looked at."""
+    return enlarge(picture, max(1, SHOWN // picture.shape[0]))
 
 
 def sample_sheet(
@@ -137,4 +144,4 @@ def turntable(
     yaws = np.rad2deg(places) if reach >= 180.0 else reach * np.sin(places)
     heads = draw.views(ws, yaws=yaws.tolist())
     pictures = [[to_uint8(np.clip(view.image, -1.0, 1.0)) for view in views] for views in heads]
-    return [image_grid([[head[i] for head in pictures]], gap=0) for i in range(len(yaws))]
+    return [image_grid([[shown(head[i]) for head in pictures]], gap=0) for i in range(len(yaws))]

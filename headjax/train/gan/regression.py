@@ -1,7 +1,8 @@
 """A generator's warm start: it is shown labelled heads together with the latents to make them of.
 
 First at points of the heads' surfaces (`headjax.train.gan.surface`), which gives them their form
-and colours in minutes, then in pictures, which teaches the super-resolution.
+and colours in minutes, then in pictures, which gives them clean silhouettes and teaches the
+super-resolution, where there is one.
 
 The embedded heads' identities are points of a standard normal distribution
 (`headjax.head.procedural.person_latent`), and the first numbers of z are taken to be such a point.
@@ -41,6 +42,7 @@ PHASES = ("surface", "pictures")
 POINTWISE = {"opacity", "color"}
 # And one of PanoHead's correction of the camera.
 UNSEEN = POINTWISE | {"camera"}
+LOSSES = UNSEEN | {"image", "raw", "mask", "depth"}
 # How often a pixel of the background is looked at, of points and to one of the skin.
 OFF_HEAD = 0.7
 Terms = dict[str, jax.Array]

@@ -16,7 +16,7 @@ from headjax.nets.superresolution import FORMS, Form
 from headjax.nets.triplane_gan import GeneratorConfig
 from headjax.render.triplane import TriplaneOptions
 from headjax.train.config import field
-from headjax.train.gan.regression import PHASES
+from headjax.train.gan.regression import LOSSES, PHASES
 from headjax.train.gan.step import Recipe
 
 
@@ -124,6 +124,14 @@ def check_warm_start(
             f"generator.z_dim is {config.generator.z_dim}, but a person's latent has {needed} "
             f"numbers; make it at least {needed}, or leave the warm start out"
         )
+    for phase in PHASES:
+        weights = {name for name, weight in config[regression][phase].loss.items() if weight}
+        known = LOSSES - (set() if config.generator.kind == "panohead" else {"camera"})
+        if not weights or weights - known:
+            raise UserError(
+                f"{regression}.{phase}.loss weighs {', '.join(sorted(weights)) or 'nothing'}; "
+                f"weigh some of {', '.join(sorted(known))}"
+            )
     stride, generator = config[regression].stride, generator_config(config.generator)
     if stride < 1 or generator.neural_resolution % stride:
         raise UserError(

@@ -98,3 +98,10 @@ def test_settings_that_cannot_work_together_are_refused(override, sentence):
     with pytest.raises(UserError) as caught:
         gan3d.stages(config.values)
     assert sentence in str(caught.value)
+
+
+def test_a_phase_that_weighs_nothing_is_refused():
+    nothing = [f"--config.regression.surface.loss.{name}=0.0" for name in ("opacity", "color")]
+    config = configs.load("eg3d:smoke", overrides=nothing)
+    with pytest.raises(UserError, match="regression.surface.loss weighs nothing; weigh some of"):
+        gan3d.stages(config.values)
