@@ -51,6 +51,14 @@ os.execv(sys.argv[1], sys.argv[1:])
 """]  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def hangups_are_heard():
+    """Under nohup the suite ignores SIGHUP, its children inherit that, and bash cannot undo it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def stand_in(tmp_path):
     file = tmp_path / "stand_in.py"
