@@ -13,10 +13,13 @@ from headjax.systems.head3d.step import DistillStep, Drawn, Start
 from headjax.train import config as configs
 from headjax.train.gan import sections
 
-# The step of front and back, as the smoke preset has it but for the learning rate of the average.
+# The step of front and back, as the smoke preset has it but for the rate of the average and with a
+# super-resolution.
 OVERRIDES = [
     "--config.distill.batch_size=2", "--config.generator.neural_resolution=8",
     "--config.distill.discriminator_interval=2", "--config.distill.ema_kimg=0.001",
+    "--config.generator.superresolution.form=own", "--config.generator.superresolution.entry=8",
+    "--config.generator.superresolution.features=(8,8)",
 ]  # fmt: skip
 
 
@@ -97,8 +100,9 @@ def test_the_total_is_equation_10_with_the_weights_of_the_turn(turns):
     lessons = step.lessons
     for terms, gan in zip(told, (lessons.gan_front, lessons.gan_back), strict=True):
         part = {name.removeprefix("generator/"): value for name, value in terms.items()}
-        total = gan * part["adversarial"] + 0.5 * part["kd"] + part["map"] + part["rgb"]
-        assert terms["loss"] == pytest.approx(total + part["multiscale_l1"], rel=1e-4)
+        total = gan * part["adversarial"] + lessons.kd * part["kd"] + lessons.map * part["map"]
+        total += lessons.rgb * part["rgb"] + lessons.perceptual * part["multiscale_l1"]
+        assert terms["loss"] == pytest.approx(total, rel=1e-4)
         assert part["kd"] > 0 and part["map"] > 0
     assert (lessons.gan_front, lessons.gan_back) == (1.0, 10.0)
 
