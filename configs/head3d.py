@@ -100,6 +100,8 @@ def demo() -> ml_collections.ConfigDict:
     config.teacher_adversarial = adversarial(steps=500)
     config.finetune_regression = regression(surface=1200, pictures=300, lr=0.3)
     config.finetune_regression.mapping_factor = 1.0     # the styles stay the teacher's
+    # How often `heads` are shown to once of `faces`, so that faces are not forgotten; 0: alone.
+    config.finetune_regression.heads_times = 3
     config.finetune = adversarial(
         steps=100,                  # paper: ADA's procedure, as long as it needs
         lr_generator=2e-4,          # paper: 2.5e-3
@@ -197,8 +199,8 @@ def adversarial(**changes) -> ConfigDict:
 def distillation() -> ConfigDict:
     """Phase B (§4.1)."""
     config = adversarial(
-        steps=800,                  # of both turns together
-        lr_generator=1e-3,
+        steps=300,                  # of both turns together
+        lr_generator=5e-4,          # paper: 1e-3
         lr_discriminator=5e-4,
         blur=0.0,
         ema_kimg=0.2,

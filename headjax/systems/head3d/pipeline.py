@@ -188,10 +188,10 @@ def train_finetune(context: Context) -> None:
     networks, teacher, judge = _teacher(context)
     student = settings.student_config(config, teacher)
     if sections.warm(config.finetune_regression):
+        labelled, latents = _labelled(context)
         shown = runs.regress(
-            context, "finetune_regression", source=source,
-            latents=data.latents(sections.head_views(config.heads)), generator=student,
-            section=config.finetune_regression, start=networks.generator,
+            context, "finetune_regression", source=labelled, latents=latents, generator=student,
+            section=config.finetune_regression, start=networks.generator, by_identity=False,
         )  # fmt: skip
         networks = dataclasses.replace(networks, generator=shown.generator)
     networks = runs.adversarial(
@@ -201,6 +201,20 @@ def train_finetune(context: Context) -> None:
     runs.save(
         context, networks, generator=(FINETUNED, student), discriminator=(FINETUNED_JUDGE, judge)
     )
+
+
+def _labelled(context: Context) -> tuple[Any, np.ndarray]:
+    """The warm start's heads with their latents: `heads`, and `faces` unless their times are 0."""
+    config, heads = context.config, source_of(context, "heads")
+    latents = data.latents(sections.head_views(config.heads))
+    times = config.finetune_regression.heads_times
+    if not times:
+        return heads, latents
+    faces = data.latents(sections.head_views(config.faces))
+    source = sources.Joined(
+        source_of(context, "faces"), *[heads] * times, first=[0, *[len(faces)] * times]
+    )
+    return source, np.concatenate([faces, latents])
 
 
 def train_mixed(context: Context) -> None:

@@ -35,8 +35,10 @@ class Joined:
         fields: names of the records' fields.
     """
 
-    def __init__(self, *sources: Any):
+    def __init__(self, *sources: Any, first: Sequence[int] | None = None):
+        """Takes the sources, and what each one's identities are counted on from (0 by default)."""
         self._sources = sources
+        self._first = first or [0] * len(sources)
         self._ends = np.cumsum([len(source) for source in sources])
         common = set.intersection(*(set(source.fields) for source in sources))
         self.fields = tuple(name for name in sources[0].fields if name in common)
@@ -53,7 +55,10 @@ class Joined:
         index = range(len(self))[index]
         place = int(np.searchsorted(self._ends, index, side="right"))
         start = int(self._ends[place - 1]) if place else 0
-        return self._sources[place].read(index - start, fields=fields)
+        record = self._sources[place].read(index - start, fields=fields)
+        if "identity" in record and self._first[place]:
+            record = record | {"identity": record["identity"] + self._first[place]}
+        return record
 
 
 class Pairs:

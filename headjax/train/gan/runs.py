@@ -47,6 +47,7 @@ def regress(
     generator: GeneratorConfig,
     section: Any,
     start: Any = None,
+    by_identity: bool = True,
 ) -> Networks:
     """The warm start: shows a generator labelled heads together with their latents.
 
@@ -58,13 +59,14 @@ def regress(
         generator: what it is.
         section: of the config, as `RegressionStep` takes it, with its phases.
         start: variables to go on from; None for fresh ones.
+        by_identity: every identity is shown as often as any other; False: every view is.
     """
     for phase in regression.PHASES:
         if section[phase].steps:
             start = _regress(
                 context, f"{name}_{phase}", source, latents,
                 regression.RegressionStep(generator, section=section, phase=section[phase]),
-                section, section[phase].steps, start,
+                section, section[phase].steps, start, by_identity,
             )  # fmt: skip
     return Networks(start)
 
@@ -78,6 +80,7 @@ def _regress(
     section: Any,
     steps: int,
     start: Any,
+    by_identity: bool,
 ) -> Any:
     """One phase of the warm start; gives the averaged variables."""
 
@@ -93,7 +96,7 @@ def _regress(
     def batches(rows):
         return data.batches(
             source, batch_size=section.batch_size, seed=context.seed, fields=regression.FIELDS,
-            rows=rows, by_identity=True, transform=regression.WithLatents(latents),
+            rows=rows, by_identity=by_identity, transform=regression.WithLatents(latents),
             **context.config.input,
         )  # fmt: skip
 
