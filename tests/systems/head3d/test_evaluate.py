@@ -117,7 +117,7 @@ def test_a_back_view_is_faceless_below_one_percent_of_the_heads_pixels():
 class Numbered:
     """Records that say which they are."""
 
-    fields = ("image", "camera", "more")
+    fields = ("image", "camera", "more", "identity")
 
     def __init__(self, first, yaws):
         self.first, self.cameras = first, orbit_labels(yaws)
@@ -133,6 +133,7 @@ class Numbered:
             "image": np.full((2, 2, 3), self.first + index, np.uint8),
             "camera": self.cameras[index],
             "more": np.zeros(1),
+            "identity": np.int32(index // 2),
         }
         return {name: record[name] for name in fields}
 
@@ -145,7 +146,15 @@ def test_joined_sources_follow_each_other():
     joined = sources.Joined(Numbered(0, [0.0, 0.0]), Numbered(10, [0.0]), Numbered(20, [0.0, 0.0]))
     assert len(joined) == 5
     assert [number(joined[i]) for i in range(5)] == [0, 1, 10, 20, 21]
-    assert number(joined[-1]) == 21 and set(joined[0]) == {"image", "camera", "more"}
+    assert [int(joined[i]["identity"]) for i in range(5)] == [0, 0, 0, 0, 0]
+    assert number(joined[-1]) == 21 and set(joined[0]) == {"image", "camera", "more", "identity"}
+
+
+def test_identities_of_joined_sources_are_counted_on():
+    heads = Numbered(10, [0.0, 0.0, 0.0])
+    joined = sources.Joined(Numbered(0, [0.0, 0.0]), heads, heads, first=[0, 7, 7])
+    assert [int(joined[i]["identity"]) for i in range(8)] == [0, 0, 7, 7, 8, 7, 7, 8]
+    assert "identity" not in joined.read(3, fields=("image",))
 
 
 def test_the_front_has_the_faces_and_the_heads_front_views_and_the_back_the_rest():
