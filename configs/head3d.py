@@ -70,8 +70,8 @@ def demo() -> ml_collections.ConfigDict:
     # How long about on two CPU cores, for the line at the start; with a `teacher` its stage has
     # nothing to do.
     config.minutes = ConfigDict(dict(
-        data=2.0, teacher=22.0, finetune=5.0, distill=11.0, mixed=9.0, samples=1.0, evaluation=1.0,
-        analysis=1.0,
+        data=1.5, teacher=17.0, finetune=5.0, distill=5.0, mixed=6.0, samples=0.5, evaluation=0.5,
+        analysis=0.5,
     ))  # fmt: skip
     views = dict(
         source="procedural",        # paper: "folder"
