@@ -13,8 +13,9 @@
 
 Stages: data, teacher, finetune (phase A), distill (phase B; the baselines have `mixed`), samples,
 evaluation, analysis. The small presets' phase A begins with a warm start that Head3D does not have:
-the generator is shown the multi-view heads together with latents to make them from. Multi-scale L1
-stands in for VGG's features there, and heads made by code for H3DH, which is not public.
+the generator is shown the multi-view heads, and the faces, together with latents to make them from.
+Multi-scale L1 stands in for VGG's features there, and heads made by code for H3DH, which is not
+public.
 Comments give the paper's values where the default's differ. `docs/head3d.md` is the manual.
 """
 
@@ -97,7 +98,7 @@ def demo() -> ml_collections.ConfigDict:
         group=4, dtype="float32", remat="none",
     ))  # fmt: skip
     config.teacher_regression = regression(surface=3600, pictures=1600)
-    config.teacher_adversarial = adversarial(steps=500)
+    config.teacher_adversarial = adversarial(steps=400)
     config.finetune_regression = regression(surface=1200, pictures=300, lr=0.3)
     config.finetune_regression.mapping_factor = 1.0     # the styles stay the teacher's
     # How often `heads` are shown to once of `faces`, so that faces are not forgotten; 0: alone.
