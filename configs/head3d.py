@@ -232,7 +232,7 @@ def smoke() -> ml_collections.ConfigDict:
         analysis=0.2,
     )  # fmt: skip
     config.faces.update(train_identities=8, train_views=4, resolution=16, supersample=1)
-    config.heads.update(train_identities=4, train_views=4, resolution=16, supersample=1)
+    config.heads.update(train_identities=4, train_views=6, resolution=16, supersample=1)
     config.generator.update(
         w_dim=16, channel_base=128, channel_max=16, plane_resolution=8,
         plane_features=4, decoder_hidden=8, neural_resolution=16,

@@ -19,10 +19,11 @@ def nearest_views(source: Any, labels: Float[np.ndarray, "v 25"]) -> Float[np.nd
     result = []
     for identity in sorted(set(identities.tolist())):
         places = np.flatnonzero(identities == identity).tolist()
-        mine = [source.read(i, fields=("image", "camera")) for i in places]
+        cameras = [source.read(i, fields=("camera",))["camera"] for i in places]
         views = []
         for label in labels:
-            angles = [float(view_angle_between(record["camera"], label)) for record in mine]
-            views.append(mine[int(np.argmin(angles))]["image"].astype(np.float32) / 255.0)
+            angles = [float(view_angle_between(camera, label)) for camera in cameras]
+            nearest = source.read(places[int(np.argmin(angles))], fields=("image",))
+            views.append(nearest["image"].astype(np.float32) / 255.0)
         result.append(np.stack(views))
     return np.stack(result)

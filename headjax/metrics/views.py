@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer, UInt8
+from jaxtyping import Array, Float, Integer
 
 from headjax.geometry.cameras import camera_from_label
 from headjax.io.images import to_uint8
@@ -75,24 +75,18 @@ def quality_of(
 
     def reals():
         for source, part in every:
-            shown, labels = chosen_views(source, part)
-            yield shown, yaws_of(camera_from_label(labels))
+            labels = chosen(source, part, "camera")
+            yield chosen(source, part, "image"), yaws_of(camera_from_label(labels))
 
     def fakes():
         for number, (source, part) in enumerate(every):
-            _, labels = chosen_views(source, part)
+            labels = chosen(source, part, "camera")
             image = draw(jax.random.fold_in(key, number), jnp.asarray(labels))
             yield to_uint8(np.clip(image, -1.0, 1.0)), yaws_of(camera_from_label(labels))
 
     return image_quality(reals(), fakes(), network=network)
 
 
-def chosen_views(
-    source: Any, indices: Integer[np.ndarray, "n"]
-) -> tuple[UInt8[np.ndarray, "n h w 3"], Float[np.ndarray, "n 25"]]:
-    """Images and cameras of some records."""
-    records = [source.read(int(i), fields=("image", "camera")) for i in indices]
-    return (
-        np.stack([record["image"] for record in records]),
-        np.stack([record["camera"] for record in records]),
-    )
+def chosen(source: Any, indices: Integer[np.ndarray, "n"], field: str) -> np.ndarray:
+    """One field of some records, [n, …]; no other is read."""
+    return np.stack([source.read(int(i), fields=(field,))[field] for i in indices])

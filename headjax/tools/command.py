@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable, Sequence
 
+from absl import flags
+
 from headjax.errors import UserError
 
 
@@ -28,3 +30,15 @@ def run(
     except UserError as error:
         print(f"headjax: {error}", file=sys.stderr)
         return 2
+
+
+def parsed(parser: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
+    """Sets the parser's flags; returns the arguments that are no flags.
+
+    Raises:
+        UserError: an unknown flag, or a value that it cannot have.
+    """
+    try:
+        return parser(["headjax", *arguments])[1:]
+    except flags.Error as error:
+        raise UserError(f"{str(error).splitlines()[0]} (--help lists all flags)") from error

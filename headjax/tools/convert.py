@@ -43,10 +43,7 @@ def _parse(arguments: list[str]) -> _Request:
     parser = flags.FlagValues()
     flags.DEFINE_enum("which", "G_ema", NETWORKS, "", flag_values=parser)
     flags.DEFINE_bool("overwrite", False, "", flag_values=parser)
-    try:
-        rest = parser(["convert", *arguments])[1:]
-    except flags.Error as error:
-        raise UserError(f"{str(error).splitlines()[0]} (--help lists all flags)") from error
+    rest = command.parsed(parser, arguments)
     if len(rest) != 3:
         raise UserError(
             f"three arguments are needed, KIND FILE.pkl OUT.safetensors, not {len(rest)} (--help "

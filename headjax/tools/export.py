@@ -69,10 +69,7 @@ def _parser() -> flags.FlagValues:
 
 def _parse(arguments: list[str]) -> flags.FlagValues:
     parser = _parser()
-    try:
-        rest = parser(["export", *arguments])[1:]
-    except flags.Error as error:
-        raise UserError(f"{str(error).splitlines()[0]} (--help lists all flags)") from error
+    rest = command.parsed(parser, arguments)
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r} (--help lists all flags)")
     for name in ("workdir", "output"):

@@ -42,10 +42,7 @@ def _judge(arguments: list[str]) -> None:
     flags.DEFINE_string("data_dir", "", "", flag_values=parser)
     flags.DEFINE_integer("steps", part_judge.JudgeSettings().steps, "", flag_values=parser)
     flags.DEFINE_bool("overwrite", False, "", flag_values=parser)
-    try:
-        rest = parser(["judge", *arguments])[1:]
-    except flags.Error as error:
-        raise UserError(f"{error} (--help lists the flags)") from error
+    rest = command.parsed(parser, arguments)
     if len(rest) != 1 or not rest[0].endswith(".safetensors"):
         raise UserError(f"one OUT.safetensors was expected, not {' '.join(rest) or 'none'}")
     output = Path(rest[0])

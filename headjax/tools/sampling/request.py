@@ -9,6 +9,7 @@ from absl import flags
 
 from headjax.errors import UserError
 from headjax.geometry.orbits import PATHS
+from headjax.tools import command
 
 SHAPE_FORMATS = ("ply", "obj", "glb")
 MAX_SEEDS = 100_000
@@ -147,10 +148,7 @@ def parse(arguments: list[str]) -> Request:
         UserError: one sentence about what is wrong.
     """
     parser = _parser()
-    try:
-        rest = parser(["sample", *map(_spelled, arguments)])[1:]
-    except flags.Error as error:
-        raise UserError(f"{str(error).splitlines()[0]} (--help lists all flags)") from error
+    rest = command.parsed(parser, [*map(_spelled, arguments)])
     if rest:
         raise UserError(
             f"unexpected argument {rest[0]!r}; values follow their flag by =, as in --shapes=true "
