@@ -239,7 +239,7 @@ def test_many_kills_change_nothing(undisturbed, tmp_path):
 
 
 def test_sigterm_saves_exits_with_0_and_says_how_to_go_on(undisturbed, tmp_path):
-    process = toy_run(tmp_path, pause=0.05)
+    process = toy_run(tmp_path, pause=0.2)
     metrics = tmp_path / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and '"loss"' in metrics.read_text(), process)
     process.terminate()

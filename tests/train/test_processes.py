@@ -45,9 +45,12 @@ def pair(tmp_path_factory):
 
 
 def disturbed(workdir, *, victim, number, after=0.0):
-    """Runs two processes, sends one a signal some time after the first checkpoint; their ends."""
+    """Runs two processes, sends one a signal some time after the first checkpoint; their ends.
+
+    What is left to train then takes at least six seconds, so that the signal meets a step.
+    """
     checkpoints = workdir / "checkpoints" / "train"
-    with starting(arguments(workdir), count=2, env={"HEADJAX_TOY_PAUSE": "0.05"}) as group:
+    with starting(arguments(workdir), count=2, env={"HEADJAX_TOY_PAUSE": "0.4"}) as group:
         end = time.monotonic() + 200
         while time.monotonic() < end and not (checkpoints / "10").is_dir():
             time.sleep(0.02)
