@@ -14,8 +14,8 @@
 Stages: data, teacher, finetune (phase A), distill (phase B; the baselines have `mixed`), samples,
 evaluation, analysis. The small presets' phase A begins with a warm start that Head3D does not have:
 the generator is shown the multi-view heads, and the faces, together with latents to make them from.
-Multi-scale L1 stands in for VGG's features there, and heads made by code for H3DH, which is not
-public.
+A distance of gradients at several scales stands in for VGG's features there, and heads made by code
+for H3DH, which is not public.
 Comments give the paper's values where the default's differ. `docs/head3d.md` is the manual.
 """
 
@@ -211,7 +211,7 @@ def distillation() -> ConfigDict:
     config.tau = 60.0               # degrees: π/3
     config.planes = "xy"            # or "all" (figure 12b)
     config.dual = True              # False: one discriminator (figure 12c)
-    config.perceptual = "multiscale_l1"     # the stand-in; paper: "lpips_vgg" (set weights.vgg)
+    config.perceptual = "multiscale_gradients"  # the stand-in; paper: "lpips_vgg" (set weights.vgg)
     # F_xy's mean square difference begins at 24, and discriminators of minutes are rough: with the
     # paper's weights these two drown the rest.
     config.loss = ConfigDict(dict(

@@ -37,8 +37,13 @@ def face_crop(images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 32 3
     height, width = images.shape[1:3]
     rows = slice(round(top * height), round(bottom * height))
     columns = slice(round(left * width), round(right * width))
-    cut = np.clip(images[:, rows, columns], -1.0, 1.0).astype(np.float32)
-    return np.asarray(resize(jnp.asarray(cut), FACE_SIZE), np.float64)
+    return small(images[:, rows, columns])
+
+
+def small(images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 32 32 3"]:
+    """Pictures at the size that heads are compared by, cut off at [-1, 1]."""
+    shown = np.clip(images, -1.0, 1.0).astype(np.float32)
+    return np.asarray(resize(jnp.asarray(shown), FACE_SIZE), np.float64)
 
 
 def identity_kept(
@@ -138,8 +143,3 @@ def consistency_psnr(
         )  # fmt: skip
         psnr.append(fitted.psnr)
     return float(np.mean(psnr))
-
-
-def small(images: Float[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n 32 32 3"]:
-    """Pictures at the size that heads are compared by."""
-    return np.asarray(resize(jnp.asarray(np.clip(images, -1.0, 1.0)), FACE_SIZE), np.float64)

@@ -80,11 +80,11 @@ def perceptual_distance(
     return jnp.mean(gate * compare(jax.lax.stop_gradient(teacher), student))
 
 
-def multiscale_l1(a: Image, b: Image) -> Float[Array, "b"]:
+def multiscale_gradients(a: Image, b: Image) -> Float[Array, "b"]:
     """The stand-in for VGG's features where their weights are not there; it is no LPIPS.
 
     Mean over the pyramid (each level halves the side by box averages, down to 4 pixels) of the L1
-    distance of horizontal and of vertical differences. The output names it `multiscale_l1`.
+    distance of horizontal and of vertical differences. The output names it `multiscale_gradients`.
     """
     error, levels = a - b, []
     while True:

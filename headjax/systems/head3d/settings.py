@@ -19,7 +19,7 @@ from headjax.train.mesh import MeshOptions
 
 METHODS = ("head3d", "dft", "fh")
 SOURCES = ("procedural", "folder")
-PERCEPTUAL = ("multiscale_l1", "lpips_vgg")
+PERCEPTUAL = ("multiscale_gradients", "lpips_vgg")
 _CHOICES = {
     "method": METHODS,
     "faces.source": SOURCES,

@@ -141,7 +141,7 @@ class DistillStep(AdversarialStep):
             generator, discriminator, recipe=recipe, neural_resolution=neural_resolution
         )
         self.teacher, self.lessons, self.perceptual = Generator(teacher), lessons, perceptual
-        self.perceptual_name = "multiscale_l1" if perceptual is None else "lpips"
+        self.perceptual_name = "multiscale_gradients" if perceptual is None else "lpips"
 
     def init(self, key: Array, start: Start | None = None) -> TrainState:
         """The state before the first turn; without a `start` all networks are fresh ones."""
@@ -277,7 +277,7 @@ class DistillStep(AdversarialStep):
         def lpips(a: Array, b: Array) -> Array:
             return self.perceptual.module.apply(perceptual, a, b).total
 
-        compare = losses.multiscale_l1 if self.perceptual is None else lpips
+        compare = losses.multiscale_gradients if self.perceptual is None else lpips
         return {
             "kd": losses.plane_distance(theirs.planes, mine.planes, planes=self.lessons.planes),
             "map": losses.style_distance(theirs.ws, mine.ws),

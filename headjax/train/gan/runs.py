@@ -61,37 +61,6 @@ def regress(
         start: variables to go on from; None for fresh ones.
         by_identity: every identity is shown as often as any other; False: every view is.
     """
-    for phase in regression.PHASES:
-        if section[phase].steps:
-            start = _regress(
-                context, f"{name}_{phase}", source, latents,
-                regression.RegressionStep(generator, section=section, phase=section[phase]),
-                section, section[phase].steps, start, by_identity,
-            )  # fmt: skip
-    return Networks(start)
-
-
-def _regress(
-    context: Context,
-    name: str,
-    source: Any,
-    latents: Any,
-    step: regression.RegressionStep,
-    section: Any,
-    steps: int,
-    start: Any,
-    by_identity: bool,
-) -> Any:
-    """One phase of the warm start; gives the averaged variables."""
-
-    def init(key: Array) -> TrainState:
-        state = step.init(key)
-        if start is None:
-            return state
-        params, average = (jax.tree.map(jnp.array, start["params"]) for _ in range(2))
-        return state.replace(
-            params=params, ema=average, extras={"buffers": dict(start["buffers"])}
-        )
 
     def batches(rows):
         return data.batches(
@@ -100,9 +69,29 @@ def _regress(
             **context.config.input,
         )  # fmt: skip
 
-    task = loop.Task(name, init, step, batches, batch_size=section.batch_size)
-    state = loop.fit_stage(context, task, steps=steps, section=section)
-    return feed.to_host({"params": state.ema, "buffers": state.extras["buffers"]})
+    for phase in regression.PHASES:
+        if not section[phase].steps:
+            continue
+        step = regression.RegressionStep(generator, section=section, phase=section[phase])
+        task = loop.Task(
+            f"{name}_{phase}",
+            functools.partial(_continued, step, start),
+            step,
+            batches,
+            batch_size=section.batch_size,
+        )
+        state = loop.fit_stage(context, task, steps=section[phase].steps, section=section)
+        start = feed.to_host({"params": state.ema, "buffers": state.extras["buffers"]})
+    return Networks(start)
+
+
+def _continued(step: regression.RegressionStep, start: Any, key: Array) -> TrainState:
+    """The state before a phase: fresh, or on the variables that there are."""
+    state = step.init(key)
+    if start is None:
+        return state
+    params, average = (jax.tree.map(jnp.array, start["params"]) for _ in range(2))
+    return state.replace(params=params, ema=average, extras={"buffers": dict(start["buffers"])})
 
 
 def adversarial(

@@ -142,4 +142,4 @@ def test_the_papers_distillation_can_be_traced():
     state = jax.eval_shape(begin, jax.random.key(0), network.variables)
     after, terms = jax.eval_shape(networks(perceptual=network), state, both, jax.random.key(0))
     assert forms(after) == forms(state)
-    assert "generator/lpips" in terms and "generator/multiscale_l1" not in terms
+    assert "generator/lpips" in terms and "generator/multiscale_gradients" not in terms

@@ -75,7 +75,7 @@ def test_every_phase_moves_its_networks(workdir):
 def test_scores_are_written_with_what_is_missing_and_what_stands_in(workdir):
     told = json.loads((workdir / "metrics.json").read_text())
     assert 0.0 <= told["identity_kept"] <= 1.0 and told["identity_latents"] == 3
-    assert told["perceptual"] == "multiscale_l1"
+    assert told["perceptual"] == "multiscale_gradients"
     assert "weights.judge" in told["back_faceless"]
     assert "weights.arcface" in told["id"] and "weights.inception" in told["fid_back"]
     table = json.loads((workdir / "analysis.json").read_text())["table_1"]

@@ -101,7 +101,7 @@ def test_the_total_is_equation_10_with_the_weights_of_the_turn(turns):
     for terms, gan in zip(told, (lessons.gan_front, lessons.gan_back), strict=True):
         part = {name.removeprefix("generator/"): value for name, value in terms.items()}
         total = gan * part["adversarial"] + lessons.kd * part["kd"] + lessons.map * part["map"]
-        total += lessons.rgb * part["rgb"] + lessons.perceptual * part["multiscale_l1"]
+        total += lessons.rgb * part["rgb"] + lessons.perceptual * part["multiscale_gradients"]
         assert terms["loss"] == pytest.approx(total, rel=1e-4)
         assert part["kd"] > 0 and part["map"] > 0
     assert lessons.gan_front != lessons.gan_back
@@ -109,7 +109,7 @@ def test_the_total_is_equation_10_with_the_weights_of_the_turn(turns):
 
 def test_pictures_are_compared_in_front_alone(turns):
     _, _, (front, back) = turns
-    for name in ("rgb", "multiscale_l1"):
+    for name in ("rgb", "multiscale_gradients"):
         assert front[f"generator/{name}"] > 0 and back[f"generator/{name}"] == 0
 
 
@@ -168,4 +168,4 @@ def test_all_planes_are_compared_in_the_ablation_and_the_front_one_else():
     compare = functools.partial(losses.plane_distance, theirs.planes, mine.planes)
     np.testing.assert_allclose(front["kd"], compare(), rtol=1e-6)
     np.testing.assert_allclose(whole["kd"], compare(planes="all"), rtol=1e-6)
-    assert set(front) == {"kd", "map", "rgb", "multiscale_l1"}
+    assert set(front) == {"kd", "map", "rgb", "multiscale_gradients"}
