@@ -36,7 +36,7 @@ def demo() -> ml_collections.ConfigDict:
     config.mesh = ConfigDict(dict(preset="dp", fsdp=0, model=0, slices=1))
     config.input = ConfigDict(dict(threads=1, prefetch=2, workers=0))
     config.minutes = ConfigDict(dict(
-        data=3.0, regression=15.0, adversarial=8.0, samples=1.0, evaluation=1.0,
+        data=1.0, regression=15.0, adversarial=4.0, samples=0.5, evaluation=0.5,
     ))  # fmt: skip
     config.data = ConfigDict(dict(
         source="procedural",        # paper: "folder"
@@ -62,10 +62,12 @@ def demo() -> ml_collections.ConfigDict:
         dtype="float32", remat="none",
     ))  # fmt: skip
     config.generator.rendering = ConfigDict(dict(
-        axes="panohead", box=1.0, near=2.25, far=3.15,  # paper: far 3.3
+        axes="panohead",
+        box=0.6,                    # paper: 1; embedded heads are 0.45 high
+        near=2.25, far=3.15,        # paper: far 3.3
         samples=12, importance=12,  # paper: 48 and 48
         color="none",
-        crop=0.1,                   # |x| and |z| beyond box/2 − crop are empty
+        crop=0.05,                  # |x| and |z| beyond box/2 − crop are empty; paper: 0.1
         white_back=False, implementation="auto",
     ))  # fmt: skip
     config.generator.superresolution = ConfigDict(dict(
@@ -79,7 +81,7 @@ def demo() -> ml_collections.ConfigDict:
     ))  # fmt: skip
     config.regression = ConfigDict(dict(     # paper: there is none
         batch_size=8, warmup_steps=50, final=0.05, b1=0.9, b2=0.99, clip_norm=1.0, ema=0.99,
-        mapping_factor=100.0, feature_weight=4.0, points=1024, stride=2,
+        mapping_factor=100.0, feature_weight=8.0, points=1024, stride=2,
         checkpoint_every=400, keep_every=0,
     ))  # fmt: skip
     config.regression.surface = ConfigDict(dict(
@@ -165,7 +167,7 @@ def paper() -> ml_collections.ConfigDict:
         plane_resolution=256, plane_features=32, decoder_hidden=64, neural_resolution=64,
         background_resolution=128, remat="block",
     )  # fmt: skip
-    config.generator.rendering.update(samples=48, importance=48, far=3.3)
+    config.generator.rendering.update(samples=48, importance=48, box=1.0, far=3.3, crop=0.1)
     config.generator.superresolution.form = "8xdc"
     config.discriminator.update(
         channel_base=32768, channel_max=512, mapping_layers=8, remat="block"

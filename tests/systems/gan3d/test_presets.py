@@ -64,11 +64,13 @@ def test_the_paper_preset_has_eg3ds_recipe():
 
 
 def test_the_paper_preset_has_panoheads_recipe():
-    recipe = settings.recipe(load("panohead", "paper"))
+    config = load("panohead", "paper")
+    recipe, rendering = settings.recipe(config), config.generator.rendering
+    assert (rendering.box, rendering.crop, rendering.near, rendering.far) == (1.0, 0.1, 2.25, 3.3)
     assert (recipe.gamma, recipe.gamma_mask, recipe.swap) == (1.0, 1.0, 0.7)
     assert (recipe.translation, recipe.background_swap) == (10.0, 0.2)
     assert (recipe.density_noise, recipe.density_noise_kimg) == (1.0, 200.0)
-    assert recipe.generator_interval == 0 and load("panohead", "paper").data.back_repeat == 4
+    assert recipe.generator_interval == 0 and config.data.back_repeat == 4
 
 
 @pytest.mark.parametrize("name", ["eg3d", "panohead"])
