@@ -85,9 +85,10 @@ def demo() -> ml_collections.ConfigDict:
     config.faces = ConfigDict(views | dict(
         train_identities=1024, train_views=4, max_yaw=50.0, max_pitch=25.0, seed=0,
     ))  # fmt: skip
-    # H3DH's: 50 heads from all around, other ones.
+    # H3DH's: few heads from all around, other ones.
     config.heads = ConfigDict(views | dict(
-        train_identities=50, train_views=32, max_yaw=180.0, max_pitch=25.0, seed=1,
+        train_identities=100,       # paper: 50
+        train_views=16, max_yaw=180.0, max_pitch=25.0, seed=1,
     ))  # fmt: skip
     config.generator = generator()
     config.head_rays = ConfigDict(dict(near=2.2, far=3.2))      # the student's: heads all around
@@ -99,10 +100,12 @@ def demo() -> ml_collections.ConfigDict:
     ))  # fmt: skip
     config.teacher_regression = regression(surface=3600, pictures=1600)
     config.teacher_adversarial = adversarial(steps=400)
-    config.finetune_regression = regression(surface=1200, pictures=300, lr=0.3)
+    config.finetune_regression = regression(surface=1800, pictures=500, lr=0.3)
     config.finetune_regression.mapping_factor = 1.0     # the styles stay the teacher's
-    # How often `heads` are shown to once of `faces`, so that faces are not forgotten; 0: alone.
-    config.finetune_regression.heads_times = 3
+    config.finetune_regression.feature_weight = 3.0
+    # So many views of `faces`, as the teacher draws them, are shown beside `heads`, so that its
+    # identities are not forgotten; 0: none.
+    config.finetune_regression.faces = 2048
     config.finetune = adversarial(
         steps=100,                  # paper: ADA's procedure, as long as it needs
         lr_generator=2e-4,          # paper: 2.5e-3
@@ -242,6 +245,7 @@ def smoke() -> ml_collections.ConfigDict:
     for section in (config.teacher_regression, config.finetune_regression):
         section.update(batch_size=4, warmup_steps=2, points=16, checkpoint_every=2)
         section.surface.steps = section.pictures.steps = 2
+    config.finetune_regression.faces = 16
     for section in (config.teacher_adversarial, config.finetune, config.mixed, config.distill):
         section.update(
             steps=4, batch_size=4, checkpoint_every=2, discriminator_interval=4, density_points=64

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from headjax import data
+from headjax.data.subset import Subset
 from headjax.errors import UserError
 from headjax.io import images
 from headjax.nets import triplane_gan_weights
@@ -28,6 +29,7 @@ from headjax.train.gan import pictures, runs, sections
 from headjax.train.gan.runs import Networks
 from headjax.train.mesh import MeshOptions, make_mesh
 from headjax.train.stages import Context, Row, Stage
+from headjax.train.state import stream_key
 
 TEACHER, TEACHER_JUDGE = "teacher.safetensors", "teacher_discriminator.safetensors"
 FINETUNED, FINETUNED_JUDGE = "finetuned.safetensors", "finetuned_discriminator.safetensors"
@@ -188,7 +190,8 @@ def train_finetune(context: Context) -> None:
     networks, teacher, judge = _teacher(context)
     student = settings.student_config(config, teacher)
     if sections.warm(config.finetune_regression):
-        labelled, latents = _labelled(context)
+        drawer = pictures.Drawer(teacher, networks.generator)
+        labelled, latents = _labelled(context, drawer)
         shown = runs.regress(
             context, "finetune_regression", source=labelled, latents=latents, generator=student,
             section=config.finetune_regression, start=networks.generator, by_identity=False,
@@ -203,18 +206,22 @@ def train_finetune(context: Context) -> None:
     )
 
 
-def _labelled(context: Context) -> tuple[Any, np.ndarray]:
-    """The warm start's heads with their latents: `heads`, and `faces` unless their times are 0."""
+def _labelled(context: Context, teacher: pictures.Drawer) -> tuple[Any, np.ndarray]:
+    """The warm start's heads and latents: `heads`, and some of `faces` drawn by the teacher."""
     config, heads = context.config, source_of(context, "heads")
     latents = data.latents(sections.head_views(config.heads))
-    times = config.finetune_regression.heads_times
-    if not times:
+    count = config.finetune_regression.faces
+    if not count:
         return heads, latents
-    faces = data.latents(sections.head_views(config.faces))
-    source = sources.Joined(
-        source_of(context, "faces"), *[heads] * times, first=[0, *[len(faces)] * times]
+    faces = source_of(context, "faces")
+    some = Subset(faces, np.linspace(0, len(faces) - 1, min(count, len(faces))).astype(int))
+    of_faces = data.latents(sections.head_views(config.faces))
+    context.logger.say(f"finetune: the teacher draws {len(some)} faces")
+    drawn = sources.redrawn(
+        some, teacher, latents=of_faces, key=stream_key(context.seed, "redrawn")
     )
-    return source, np.concatenate([faces, latents])
+    source = sources.Joined(drawn, heads, first=[0, len(of_faces)])
+    return source, np.concatenate([of_faces, latents])
 
 
 def train_mixed(context: Context) -> None:

@@ -72,7 +72,7 @@ def _check_counts(config: ml_collections.FrozenConfigDict) -> None:
         raise UserError("analysis.identities is 1; 0 for no analysis, or at least 2")
     for stage, source in (("teacher_regression", "faces"), ("finetune_regression", "heads")):
         sections.check_warm_start(config, regression=stage, data=source)
-    if config.finetune_regression.heads_times:
+    if config.finetune_regression.faces:
         sections.check_warm_start(config, regression="finetune_regression", data="faces")
 
 

@@ -5,20 +5,26 @@ A source is random access to records with `image` and `camera` (`headjax.data.Fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from headjax import data
 from headjax.data.subset import Subset
 from headjax.errors import UserError
+from headjax.io.images import to_uint8
 from headjax.systems.head3d.losses import is_front
+from headjax.train.gan import pictures
+from headjax.train.gan.regression import latents_to_z
 
 SHOWN = ("image", "camera")
+# A pixel that is as light as this cannot be told from the background.
+WHITE = 250
 
 
 def of_section(section: Any, folder: Path) -> Any:
@@ -59,6 +65,69 @@ class Joined:
         if "identity" in record and self._first[place]:
             record = record | {"identity": record["identity"] + self._first[place]}
         return record
+
+
+class Redrawn:
+    """Records of labelled views whose `image`, `depth` and `mask` a generator has drawn.
+
+    Attributes:
+        fields: names of the records' fields.
+    """
+
+    def __init__(self, source: Any, drawn: Mapping[str, np.ndarray]):
+        """Takes the source, and what stands in the place of its fields, a row a record."""
+        self._source, self._drawn = source, drawn
+        self.fields = tuple(source.fields)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """The record."""
+        return self.read(index, fields=self.fields)
+
+    def read(self, index: int, *, fields: Sequence[str]) -> dict[str, np.ndarray]:
+        """Some fields of the record."""
+        kept = [name for name in fields if name not in self._drawn]
+        record = self._source.read(index, fields=kept)
+        return record | {name: self._drawn[name][index] for name in fields if name in self._drawn}
+
+
+def redrawn(
+    source: Any, drawer: pictures.Drawer, *, latents: Float[np.ndarray, "n k"], key: Array
+) -> Redrawn:
+    """A data set's views as a generator makes them of the same latents.
+
+    On a white background a generator may have white things that nobody sees. They are taken for
+    empty: where the data set shows no head and the picture is white.
+
+    Args:
+        source: records with `identity`, `camera` and `mask`, on white.
+        drawer: of the generator; its images are as large as the source's.
+        latents: by identity.
+        key: of what the generator's z has beyond a latent.
+    """
+    records = [source.read(i, fields=("identity", "camera", "mask")) for i in range(len(source))]
+    drawn: dict[str, list[np.ndarray]] = {"image": [], "depth": [], "mask": []}
+    for part in pictures.parts_of(records):
+        latent = jnp.asarray(latents[[int(record["identity"]) for record in part]])
+        z = latents_to_z(latent, key, z_dim=drawer.config.z_dim)
+        cameras = jnp.asarray(np.stack([record["camera"] for record in part]))
+        seen = jax.tree.map(np.asarray, drawer.draw(drawer.styles(z), cameras))
+        image = to_uint8(np.clip(seen.image, -1.0, 1.0))
+        nothing = (image.min(axis=-1, keepdims=True) >= WHITE) & (
+            np.stack([record["mask"] for record in part]) == 0
+        )
+        times = image.shape[1] // seen.depth.shape[1]
+        mask, depth = (
+            np.where(nothing, 0.0, field.repeat(times, axis=1).repeat(times, axis=2))
+            for field in (np.clip(seen.mask, 0.0, 1.0), seen.depth)
+        )
+        drawn["image"] += [*image]
+        drawn["mask"] += [*np.rint(255.0 * mask).astype(np.uint8)]
+        # Where hardly anything is, there is no distance, as in data sets.
+        drawn["depth"] += [*np.where(mask > 0.5, depth, 0.0).astype(np.float32)]
+    return Redrawn(source, {name: np.stack(rows) for name, rows in drawn.items()})
 
 
 class Pairs:

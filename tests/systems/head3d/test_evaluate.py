@@ -1,15 +1,21 @@
 """The measure of kept identities, on pictures whose answer is known; sources; what is "n/a"."""
 
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from headjax.errors import UserError
 from headjax.geometry.cameras import orbit_labels
+from headjax.io.images import to_uint8
 from headjax.metrics import views
 from headjax.nets.part_segmenter import CLASSES
 from headjax.nets.perceptual.weights import ASSETS, Missing
+from headjax.nets.triplane_gan import Generated
 from headjax.systems.head3d import evaluate, sources
+from headjax.train.gan import pictures
 
 
 def kept(student, teacher):
@@ -155,6 +161,64 @@ def test_identities_of_joined_sources_are_counted_on():
     joined = sources.Joined(Numbered(0, [0.0, 0.0]), heads, heads, first=[0, 7, 7])
     assert [int(joined[i]["identity"]) for i in range(8)] == [0, 0, 7, 7, 8, 7, 7, 8]
     assert "identity" not in joined.read(3, fields=("image",))
+
+
+class Painter(pictures.Drawer):
+    """Paints heads as dark as their latents' first number, half as large as they are shown."""
+
+    def __init__(self):
+        self.config = SimpleNamespace(z_dim=3)
+
+    def styles(self, z):
+        return z
+
+    def draw(self, ws, labels):
+        image = jnp.zeros((len(ws), 4, 4, 3)) + ws[:, :1, None, None]
+        image = image.at[:, :, 2:].set(1.0)
+        mask = jnp.ones((len(ws), 2, 2, 1)).at[:, 1].set(0.4)
+        depth = jnp.full_like(mask, 2.5)
+        return Generated(image=image, image_raw=image, depth=depth, mask=mask, features=mask)
+
+
+def test_views_are_redrawn_of_their_own_latents_and_what_is_white_is_empty():
+    count, mask = 9, np.zeros((4, 4, 1), np.uint8)
+    mask[0] = 255
+    views_ = [
+        {"identity": np.array(i % 3), "camera": orbit_labels([i])[0], "mask": mask,
+         "parts": np.array(i), "image": np.zeros((4, 4, 3), np.uint8),
+         "depth": np.ones((4, 4, 1), np.float32)}
+        for i in range(count)
+    ]  # fmt: skip
+    latents = np.array([[-1.0, 9.0], [-0.5, 9.0], [0.0, 9.0]], np.float32)
+    drawn = sources.redrawn(Listed(views_), Painter(), latents=latents, key=jax.random.key(0))
+    assert len(drawn) == count and drawn.fields == tuple(views_[0])
+    for i in range(count):
+        record = drawn[i]
+        assert record["parts"] == i and record["image"].dtype == np.uint8
+        np.testing.assert_array_equal(record["camera"], views_[i]["camera"])
+        dark = to_uint8(latents[i % 3, :1])[0]
+        assert np.all(record["image"][:, :2] == dark) and np.all(record["image"][:, 2:] == 255)
+        # White is the head where the data set has one (the first row), else it is nothing.
+        np.testing.assert_array_equal(
+            record["mask"][..., 0],
+            [[255, 255, 255, 255], [255, 255, 0, 0], [102, 102, 0, 0], [102, 102, 0, 0]],
+        )
+        np.testing.assert_array_equal(record["depth"] > 0, record["mask"] == 255)
+        assert np.all(record["depth"][record["mask"] == 255] == 2.5)
+    assert set(drawn.read(0, fields=("mask", "parts"))) == {"mask", "parts"}
+
+
+class Listed:
+    """Records of a list."""
+
+    def __init__(self, records):
+        self.records, self.fields = records, tuple(records[0])
+
+    def __len__(self):
+        return len(self.records)
+
+    def read(self, index, *, fields):
+        return {name: self.records[index][name] for name in fields}
 
 
 def test_the_front_has_the_faces_and_the_heads_front_views_and_the_back_the_rest():
