@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -23,8 +22,8 @@ from headjax.train.gan import pictures
 from headjax.train.gan.regression import latents_to_z
 
 SHOWN = ("image", "camera")
-# A pixel that is as light as this cannot be told from the background.
-WHITE = 250
+# A pixel that is as light as this may be background.
+WHITE = 240
 
 
 def of_section(section: Any, folder: Path) -> Any:
@@ -98,35 +97,31 @@ def redrawn(
 ) -> Redrawn:
     """A data set's views as a generator makes them of the same latents.
 
-    On a white background a generator may have white things that nobody sees. They are taken for
-    empty: where the data set shows no head and the picture is white.
+    Its images stand in the place of the source's. Silhouettes and distances stay, because a
+    generator that knows the front alone has white things before a white background that nobody
+    sees; where picture and silhouette contradict each other the mask says 128, which is neither
+    head nor background.
 
     Args:
-        source: records with `identity`, `camera` and `mask`, on white.
+        source: records with `identity`, `camera`, `mask` and `depth`, on white.
         drawer: of the generator; its images are as large as the source's.
         latents: by identity.
         key: of what the generator's z has beyond a latent.
     """
-    records = [source.read(i, fields=("identity", "camera", "mask")) for i in range(len(source))]
+    fields = ("identity", "camera", "mask", "depth")
+    records = [source.read(i, fields=fields) for i in range(len(source))]
     drawn: dict[str, list[np.ndarray]] = {"image": [], "depth": [], "mask": []}
     for part in pictures.parts_of(records):
-        latent = jnp.asarray(latents[[int(record["identity"]) for record in part]])
+        batch = {name: np.stack([record[name] for record in part]) for name in fields}
+        latent = jnp.asarray(latents[batch["identity"]])
         z = latents_to_z(latent, key, z_dim=drawer.config.z_dim)
-        cameras = jnp.asarray(np.stack([record["camera"] for record in part]))
-        seen = jax.tree.map(np.asarray, drawer.draw(drawer.styles(z), cameras))
-        image = to_uint8(np.clip(seen.image, -1.0, 1.0))
-        nothing = (image.min(axis=-1, keepdims=True) >= WHITE) & (
-            np.stack([record["mask"] for record in part]) == 0
-        )
-        times = image.shape[1] // seen.depth.shape[1]
-        mask, depth = (
-            np.where(nothing, 0.0, field.repeat(times, axis=1).repeat(times, axis=2))
-            for field in (np.clip(seen.mask, 0.0, 1.0), seen.depth)
-        )
+        seen = drawer.draw(drawer.styles(z), jnp.asarray(batch["camera"]))
+        image = to_uint8(np.clip(np.asarray(seen.image), -1.0, 1.0))
+        white = image.min(axis=-1, keepdims=True) >= WHITE
+        unsure = white == (batch["mask"] >= 128)
         drawn["image"] += [*image]
-        drawn["mask"] += [*np.rint(255.0 * mask).astype(np.uint8)]
-        # Where hardly anything is, there is no distance, as in data sets.
-        drawn["depth"] += [*np.where(mask > 0.5, depth, 0.0).astype(np.float32)]
+        drawn["mask"] += [*np.where(unsure, np.uint8(128), batch["mask"])]
+        drawn["depth"] += [*np.where(unsure, np.float32(0.0), batch["depth"])]
     return Redrawn(source, {name: np.stack(rows) for name, rows in drawn.items()})
 
 

@@ -164,7 +164,7 @@ def test_identities_of_joined_sources_are_counted_on():
 
 
 class Painter(pictures.Drawer):
-    """Paints heads as dark as their latents' first number, half as large as they are shown."""
+    """Paints heads as dark as their latents' first number, on the left; the right stays white."""
 
     def __init__(self):
         self.config = SimpleNamespace(z_dim=3)
@@ -175,18 +175,17 @@ class Painter(pictures.Drawer):
     def draw(self, ws, labels):
         image = jnp.zeros((len(ws), 4, 4, 3)) + ws[:, :1, None, None]
         image = image.at[:, :, 2:].set(1.0)
-        mask = jnp.ones((len(ws), 2, 2, 1)).at[:, 1].set(0.4)
-        depth = jnp.full_like(mask, 2.5)
-        return Generated(image=image, image_raw=image, depth=depth, mask=mask, features=mask)
+        mask = image[..., :1]
+        return Generated(image=image, image_raw=image, depth=mask, mask=mask, features=mask)
 
 
-def test_views_are_redrawn_of_their_own_latents_and_what_is_white_is_empty():
+def test_views_are_redrawn_of_their_own_latents_and_where_they_contradict_nothing_is_sure():
     count, mask = 9, np.zeros((4, 4, 1), np.uint8)
     mask[0] = 255
     views_ = [
         {"identity": np.array(i % 3), "camera": orbit_labels([i])[0], "mask": mask,
          "parts": np.array(i), "image": np.zeros((4, 4, 3), np.uint8),
-         "depth": np.ones((4, 4, 1), np.float32)}
+         "depth": (2.5 + i) * (mask > 0).astype(np.float32)}
         for i in range(count)
     ]  # fmt: skip
     latents = np.array([[-1.0, 9.0], [-0.5, 9.0], [0.0, 9.0]], np.float32)
@@ -194,17 +193,17 @@ def test_views_are_redrawn_of_their_own_latents_and_what_is_white_is_empty():
     assert len(drawn) == count and drawn.fields == tuple(views_[0])
     for i in range(count):
         record = drawn[i]
-        assert record["parts"] == i and record["image"].dtype == np.uint8
+        assert record["parts"] == i and record["image"].dtype == record["mask"].dtype == np.uint8
         np.testing.assert_array_equal(record["camera"], views_[i]["camera"])
         dark = to_uint8(latents[i % 3, :1])[0]
         assert np.all(record["image"][:, :2] == dark) and np.all(record["image"][:, 2:] == 255)
-        # White is the head where the data set has one (the first row), else it is nothing.
+        # The first row is head, the rest is not; the left is drawn, the right is not.
         np.testing.assert_array_equal(
-            record["mask"][..., 0],
-            [[255, 255, 255, 255], [255, 255, 0, 0], [102, 102, 0, 0], [102, 102, 0, 0]],
+            record["mask"][..., 0], [[255, 255, 128, 128], *[[128, 128, 0, 0]] * 3]
         )
-        np.testing.assert_array_equal(record["depth"] > 0, record["mask"] == 255)
-        assert np.all(record["depth"][record["mask"] == 255] == 2.5)
+        np.testing.assert_array_equal(
+            record["depth"][..., 0], [[2.5 + i, 2.5 + i, 0.0, 0.0], *[[0.0] * 4] * 3]
+        )
     assert set(drawn.read(0, fields=("mask", "parts"))) == {"mask", "parts"}
 
 
