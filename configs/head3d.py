@@ -13,7 +13,7 @@
 
 Stages: data, teacher, finetune (phase A), distill (phase B; the baselines have `mixed`), samples,
 evaluation, analysis. The small presets' phase A begins with a warm start that Head3D does not have:
-the generator is shown the multi-view heads, and the faces, together with latents to make them from.
+the generator is shown the multi-view heads, and the faces as the teacher draws them, with latents.
 A distance of gradients at several scales stands in for VGG's features there, and heads made by code
 for H3DH, which is not public.
 Comments give the paper's values where the default's differ. `docs/head3d.md` is the manual.
@@ -71,7 +71,7 @@ def demo() -> ml_collections.ConfigDict:
     # How long about on two CPU cores, for the line at the start; with a `teacher` its stage has
     # nothing to do.
     config.minutes = ConfigDict(dict(
-        data=1.5, teacher=17.0, finetune=5.0, distill=5.0, mixed=6.0, samples=0.5, evaluation=0.5,
+        data=1.0, teacher=17.0, finetune=8.0, distill=4.0, mixed=6.0, samples=0.5, evaluation=0.5,
         analysis=0.5,
     ))  # fmt: skip
     views = dict(
@@ -100,12 +100,12 @@ def demo() -> ml_collections.ConfigDict:
     ))  # fmt: skip
     config.teacher_regression = regression(surface=3600, pictures=1600)
     config.teacher_adversarial = adversarial(steps=400)
-    config.finetune_regression = regression(surface=1800, pictures=500, lr=0.3)
+    config.finetune_regression = regression(surface=1800, pictures=800, lr=0.3)
     config.finetune_regression.mapping_factor = 1.0     # the styles stay the teacher's
     config.finetune_regression.feature_weight = 3.0
     # So many views of `faces`, as the teacher draws them, are shown beside `heads`, so that its
     # identities are not forgotten; 0: none.
-    config.finetune_regression.faces = 2048
+    config.finetune_regression.faces = 4096
     config.finetune = adversarial(
         steps=100,                  # paper: ADA's procedure, as long as it needs
         lr_generator=2e-4,          # paper: 2.5e-3
@@ -204,7 +204,7 @@ def distillation() -> ConfigDict:
     """Phase B (§4.1)."""
     config = adversarial(
         steps=300,                  # of both turns together
-        lr_generator=5e-4,          # paper: 1e-3
+        lr_generator=1e-4,          # paper: 1e-3
         lr_discriminator=5e-4,
         blur=0.0,
         ema_kimg=0.2,
@@ -220,8 +220,8 @@ def distillation() -> ConfigDict:
     config.loss = ConfigDict(dict(
         kd=0.02,                    # paper: 0.5
         map=1.0,
-        rgb=10.0, perceptual=10.0,  # paper: 1 and 1
-        gan_front=0.02, gan_back=0.3,   # paper: 1 and 10
+        rgb=30.0, perceptual=10.0,  # paper: 1 and 1
+        gan_front=0.01, gan_back=0.1,   # paper: 1 and 10
     ))  # fmt: skip
     return config
 
@@ -264,7 +264,7 @@ def paper() -> ml_collections.ConfigDict:
     config.input.update(threads=2, prefetch=8, workers=2)
     config.minutes.update({name: 0.0 for name in config.minutes})
     config.faces.update(source="folder", resolution=512)
-    config.heads.update(source="folder", resolution=512)
+    config.heads.update(source="folder", resolution=512, train_identities=50, train_views=32)
     config.generator.update(
         z_dim=512, w_dim=512, c_scale=1.0, channel_base=32768, channel_max=512,
         plane_resolution=256, plane_features=32, decoder_hidden=64, neural_resolution=128,
