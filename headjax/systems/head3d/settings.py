@@ -70,6 +70,10 @@ def _check_counts(config: ml_collections.FrozenConfigDict) -> None:
         raise UserError(f"evaluation.identities is {config.evaluation.identities}; at least 2")
     if config.analysis.identities == 1:
         raise UserError("analysis.identities is 1; 0 for no analysis, or at least 2")
+    if config.finetune_regression.faces < 0:
+        raise UserError(
+            f"finetune_regression.faces is {config.finetune_regression.faces}; 0 for none, or more"
+        )
     for stage, source in (("teacher_regression", "faces"), ("finetune_regression", "heads")):
         sections.check_warm_start(config, regression=stage, data=source)
     if config.finetune_regression.faces:

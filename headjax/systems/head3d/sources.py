@@ -67,7 +67,7 @@ class Joined:
 
 
 class Redrawn:
-    """Records of labelled views whose `image`, `depth` and `mask` a generator has drawn.
+    """A source's records with other values in some of their fields.
 
     Attributes:
         fields: names of the records' fields.

@@ -137,6 +137,7 @@ def test_a_dry_run_tells_the_networks_of_each_phase(capsys, tmp_path):
         ("--config.faces.resolution=8", "faces.resolution is 8 and heads.resolution 16"),
         ("--config.distill.planes=yz", "distill.planes is 'yz'; one of xy, all"),
         ("--config.distill.perceptual=lpips_vgg", "needs vgg16-397923af.pth"),
+        ("--config.finetune_regression.faces=-1", "finetune_regression.faces is -1; 0 for none"),
         ("--config.heads.source=folder", "finetune_regression has steps, but heads.source"),
         ("--config.faces.source=folder", "teacher_regression has steps, but faces.source"),
         ("--config.evaluation.identities=1", "evaluation.identities is 1; at least 2"),
